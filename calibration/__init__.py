@@ -1,0 +1,1 @@
+"""Checked, selected and hashed sets of RGB-D pairs to calibrate on."""

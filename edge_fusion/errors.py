@@ -1,0 +1,104 @@
+"""Everything edge-fusion raises on purpose.
+
+::
+
+    EdgeFusionError                  what went wrong: expected, got, cure
+    ├── InputError                   something handed to us cannot be used
+    │   ├── CheckpointError          a weights file
+    │   ├── ModelError               a network: unknown, wrong inputs, already quantized
+    │   ├── FrameError               one RGB-D pair
+    │   ├── SourceError              a folder, camera or recording of pairs
+    │   ├── CalibrationError         a calibration set
+    │   ├── BundleError              a bundle: missing, damaged, of a newer schema
+    │   └── TargetError              a board or JetPack we do not know
+    ├── StepError                    a step of the road failed: fold, trace, quantize, parity ...
+    ├── SessionError                 an inference backend failed
+    ├── OutputError                  a result could not be written
+    ├── MissingDependencyError       a package this command needs is not installed
+    └── GateError                    a gate was not met (exit status 1, all others 2)
+"""
+
+from __future__ import annotations
+
+
+class EdgeFusionError(Exception):
+    """Base of every error raised on purpose.
+
+    Args:
+        what: What went wrong, naming the file, item or node.
+        expected: What would have been right.
+        got: What was found instead.
+        cure: What to do about it.
+
+    The message is ``what: expected ..., got ...; cure``.
+    """
+
+    exit_code = 2
+
+    def __init__(self, what: str, *, expected: str = "", got: str = "", cure: str = "") -> None:
+        self.what, self.expected, self.got, self.cure = what, expected, got, cure
+        contrast = ", ".join(
+            f"{label} {text}" for label, text in (("expected", expected), ("got", got)) if text
+        )
+        message = f"{what}: {contrast}" if contrast else what
+        super().__init__(f"{message}; {cure}" if cure else message)
+
+
+class InputError(EdgeFusionError):
+    """Something handed to us cannot be used."""
+
+
+class CheckpointError(InputError):
+    """A weights file is missing, damaged, unsafe to read, or of another network."""
+
+
+class ModelError(InputError):
+    """A network is unknown, has the wrong inputs, or is already quantized."""
+
+
+class FrameError(InputError):
+    """One RGB-D pair is unusable: sizes differ, no valid depth, streams swapped, wrong unit."""
+
+
+class SourceError(InputError):
+    """A folder, camera or recording of RGB-D pairs cannot be read."""
+
+
+class CalibrationError(InputError):
+    """A calibration set is missing, empty or unfit for the model."""
+
+
+class BundleError(InputError):
+    """A bundle is missing, damaged, or of a schema this version cannot read."""
+
+
+class TargetError(InputError):
+    """A board or JetPack is unknown."""
+
+
+class StepError(EdgeFusionError):
+    """A step of the road failed: fold, trace, simplify, quantize, legalise or parity."""
+
+
+class SessionError(EdgeFusionError):
+    """An inference backend refused a model or an input."""
+
+
+class OutputError(EdgeFusionError):
+    """A result could not be written: full disk, no permission, or a place that holds other data."""
+
+
+class MissingDependencyError(EdgeFusionError):
+    """A package that this command needs is not installed."""
+
+    def __init__(self, package: str, *, needed_for: str, extra: str) -> None:
+        super().__init__(
+            f"{needed_for} needs {package}, which is not installed",
+            cure=f"pip install 'edge-fusion[{extra}]'",
+        )
+
+
+class GateError(EdgeFusionError):
+    """A figure missed the gate that was set for it."""
+
+    exit_code = 1

@@ -1,0 +1,200 @@
+"""From a frame to a model's inputs and from its output to a saliency map: the one implementation.
+
+Training, calibration, evaluation and streaming all come through here, because a resize or a depth
+normalisation that differs between them ruins a quantized model without any message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_fusion.errors import FrameError
+from edge_fusion.frame import RgbdFrame, valid_depth
+from edge_fusion.spec import DepthInput, DepthSpec, ModelSpec, RgbInput
+
+Inputs = dict[str, NDArray[np.float32]]
+
+_MIN_SPREAD = 1e-6  # a frame flatter than this has no nearness
+
+
+def prepare(frame: RgbdFrame, spec: ModelSpec) -> Inputs:
+    """The inputs of ``spec`` for one frame.
+
+    Args:
+        frame: A colour image and its registered depth.
+        spec: The model's input record.
+
+    Returns:
+        ``{rgb.name: (1, 3, h, w) float32, depth.name: (1, c, h, w) float32}``, C-contiguous.
+
+    Raises:
+        FrameError: The frame has no valid depth at all, or its depth cannot be brought to what
+            the model takes (relative depth for a model that takes metres).
+
+    Example:
+        >>> from edge_fusion.runtime.source.demo import DemoSource
+        >>> inputs = prepare(DemoSource(frames=1)[0], ModelSpec(name="mine"))
+        >>> inputs["rgb"].shape, inputs["depth"].shape
+        ((1, 3, 256, 256), (1, 1, 256, 256))
+    """
+    size = (spec.width, spec.height)
+    try:
+        depth = normalise_depth(
+            cv2.resize(frame.depth, size, interpolation=cv2.INTER_NEAREST),
+            frame.depth_spec,
+            spec.depth,
+        )
+    except FrameError as err:
+        raise FrameError(f"depth of '{frame.id}': {err.what}", cure=err.cure) from err
+    planes = np.broadcast_to(depth, (1, spec.depth.channels, *depth.shape))
+    return {
+        spec.rgb.name: normalise_rgb(
+            cv2.resize(frame.rgb, size, interpolation=cv2.INTER_LINEAR), spec.rgb
+        )[None],
+        spec.depth.name: np.ascontiguousarray(planes),
+    }
+
+
+def normalise_rgb(rgb_hwc: NDArray[np.uint8], rgb: RgbInput) -> NDArray[np.float32]:
+    """(H, W, 3) uint8 red first -> (3, H, W) float32, normalised, in the model's channel order.
+
+    One 256-entry table per channel: the same values as ``(x / 255 - mean) / std``, at a fifth of
+    the cost.
+    """
+    out = np.empty((3, *rgb_hwc.shape[:2]), np.float32)
+    levels = np.arange(256, dtype=np.float64) / 255
+    channels = cv2.split(rgb_hwc)
+    if rgb.order == "bgr":
+        channels = channels[::-1]
+    for index, channel in enumerate(channels):
+        table = ((levels - rgb.mean[index]) / rgb.std[index]).astype(np.float32)
+        cv2.LUT(channel, table, dst=out[index])
+    return out
+
+
+def normalise_depth(
+    depth: NDArray[np.generic], source: DepthSpec, model: DepthInput
+) -> NDArray[np.float32]:
+    """(H, W) depth in the source's unit -> (H, W) float32 as the model takes it.
+
+    Args:
+        depth: uint8, uint16 or float32, already at the model's size.
+        source: Unit, polarity and invalid value of ``depth``.
+        model: What the model takes.
+
+    Raises:
+        FrameError: No valid reading at all, or a model in metres fed with relative depth.
+    """
+    valid = valid_depth(depth, source)
+    if not valid.any():
+        raise FrameError(
+            "no valid reading in the whole frame",
+            cure="is the depth sensor covered, the invalid value wrong, or the file empty?",
+        )
+    unit, direction = _NORMALISERS[model.normalisation](depth, valid, source, model)
+    if direction != model.larger_is:
+        unit = 1 - unit
+    unit = _HOLE_FILLERS[model.holes](unit, valid)
+    return ((unit - np.float32(model.mean)) / np.float32(model.std)).astype(np.float32, copy=False)
+
+
+_Normalised = tuple[NDArray[np.float32], str]  # 0..1, and what a larger value means
+
+
+def _spread(
+    values: NDArray[np.float32], valid: NDArray[np.bool_], percentiles: tuple[float, float]
+) -> NDArray[np.float32]:
+    low, high = np.percentile(values[valid], percentiles)
+    scale = 1 / (high - low) if high - low > _MIN_SPREAD * max(abs(high), _MIN_SPREAD) else 0.0
+    return np.clip((values - np.float32(low)) * np.float32(scale), 0, 1)
+
+
+def _nearness(
+    depth: NDArray[np.generic], valid: NDArray[np.bool_], source: DepthSpec, model: DepthInput
+) -> _Normalised:
+    values = np.where(valid, depth, 1).astype(np.float32)
+    if source.metric:
+        values = 1 / values  # inverse depth; its scale cancels between the percentiles
+    elif source.larger_is == "farther":
+        values = -values
+    return _spread(values, valid, model.percentiles), "nearer"
+
+
+def _minmax(
+    depth: NDArray[np.generic], valid: NDArray[np.bool_], source: DepthSpec, model: DepthInput
+) -> _Normalised:
+    values = np.where(valid, depth, 0).astype(np.float32)
+    return _spread(values, valid, model.percentiles), source.larger_is
+
+
+def _linear(
+    depth: NDArray[np.generic], valid: NDArray[np.bool_], source: DepthSpec, model: DepthInput
+) -> _Normalised:
+    if source.scale_to_m is None:
+        raise FrameError(
+            "the model takes depth in metres, this source's depth is relative",
+            cure="declare the source's unit (unit=mm) if it is metric after all",
+        )
+    metres = np.where(valid, depth, 0).astype(np.float32) * np.float32(source.scale_to_m)
+    return np.clip((metres - model.near_m) / (model.far_m - model.near_m), 0, 1), "farther"
+
+
+_NORMALISERS: dict[
+    str,
+    Callable[[NDArray[np.generic], NDArray[np.bool_], DepthSpec, DepthInput], _Normalised],
+] = {"nearness": _nearness, "minmax": _minmax, "linear": _linear}
+
+
+def _zero_holes(unit: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
+    return np.where(valid, unit, np.float32(0))
+
+
+def _nearest_holes(unit: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
+    if valid.all():
+        return unit
+    _, labels = cv2.distanceTransformWithLabels(
+        (~valid).astype(np.uint8), cv2.DIST_L2, 3, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    reading = np.zeros(int(labels.max()) + 1, np.float32)
+    reading[labels[valid]] = unit[valid]
+    return reading[labels]
+
+
+_HOLE_FILLERS: dict[
+    str, Callable[[NDArray[np.float32], NDArray[np.bool_]], NDArray[np.float32]]
+] = {"zero": _zero_holes, "nearest": _nearest_holes}
+
+
+def saliency_map(
+    output: NDArray[np.float32], spec: ModelSpec, size: tuple[int, int]
+) -> NDArray[np.float32]:
+    """A model's output as a saliency map of the frame's size.
+
+    Args:
+        output: (1, 1, h, w) float32: probabilities, or logits if ``spec.output`` says sigmoid.
+        spec: The model's record.
+        size: Height and width of the frame.
+
+    Returns:
+        (H, W) float32 in 0..1.
+
+    Raises:
+        FrameError: The output holds NaN or has another shape.
+    """
+    if output.ndim != 4 or output.shape[:2] != (1, 1):
+        raise FrameError("the model's output", expected="(1, 1, h, w)", got=str(output.shape))
+    plane = output[0, 0]
+    if spec.output.activation == "sigmoid":
+        plane = 1 / (1 + np.exp(-plane))
+    if not np.isfinite(plane).all():
+        raise FrameError(
+            "the model's output holds NaN or infinity",
+            cure="run 'edge-fusion inspect BUNDLE --self-check'; is a layer overflowing FP16?",
+        )
+    height, width = size
+    resized = cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR)
+    return np.clip(resized, 0, 1)

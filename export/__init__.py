@@ -1,0 +1,1 @@
+"""The road on the workstation: fold, trace, simplify, quantize, legalise, lint, parity."""

@@ -1,0 +1,1 @@
+"""Two-stream fusion networks: encoders, fusion blocks, hosts and their registry."""

@@ -1,0 +1,1 @@
+"""What runs on the device: sessions, sources, streaming, sinks and comparison."""

@@ -1,0 +1,1 @@
+"""Where RGB-D pairs come from."""
