@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,7 +98,7 @@ class RgbdFrame:
         return valid_depth(self.depth, self.depth_spec)
 
 
-def valid_depth(depth: NDArray[np.generic], spec: DepthSpec) -> NDArray[np.bool_]:
+def valid_depth(depth: NDArray[Any], spec: DepthSpec) -> NDArray[np.bool_]:
     """Where ``depth`` holds a reading: finite, not ``spec.invalid``, and positive if metric."""
     valid = np.isfinite(depth) if depth.dtype.kind == "f" else np.ones(depth.shape, np.bool_)
     if spec.invalid is not None:

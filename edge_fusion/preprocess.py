@@ -51,10 +51,9 @@ def prepare(frame: RgbdFrame, spec: ModelSpec) -> Inputs:
     except FrameError as err:
         raise FrameError(f"depth of '{frame.id}': {err.what}", cure=err.cure) from err
     planes = np.broadcast_to(depth, (1, spec.depth.channels, *depth.shape))
+    rgb_hwc = np.asarray(cv2.resize(frame.rgb, size, interpolation=cv2.INTER_LINEAR), np.uint8)
     return {
-        spec.rgb.name: normalise_rgb(
-            cv2.resize(frame.rgb, size, interpolation=cv2.INTER_LINEAR), spec.rgb
-        )[None],
+        spec.rgb.name: normalise_rgb(rgb_hwc, spec.rgb)[None],
         spec.depth.name: np.ascontiguousarray(planes),
     }
 
@@ -97,9 +96,9 @@ def normalise_depth(
         )
     unit, direction = _NORMALISERS[model.normalisation](depth, valid, source, model)
     if direction != model.larger_is:
-        unit = 1 - unit
-    unit = _HOLE_FILLERS[model.holes](unit, valid)
-    return ((unit - np.float32(model.mean)) / np.float32(model.std)).astype(np.float32, copy=False)
+        unit = np.float32(1) - unit
+    filled = _HOLE_FILLERS[model.holes](unit, valid)
+    return (filled - np.float32(model.mean)) / np.float32(model.std)
 
 
 _Normalised = tuple[NDArray[np.float32], str]  # 0..1, and what a larger value means
@@ -159,9 +158,10 @@ def _nearest_holes(unit: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArr
     _, labels = cv2.distanceTransformWithLabels(
         (~valid).astype(np.uint8), cv2.DIST_L2, 3, labelType=cv2.DIST_LABEL_PIXEL
     )
-    reading = np.zeros(int(labels.max()) + 1, np.float32)
-    reading[labels[valid]] = unit[valid]
-    return reading[labels]
+    label = np.asarray(labels, np.intp)
+    reading = np.zeros(int(label.max()) + 1, np.float32)
+    reading[label[valid]] = unit[valid]
+    return reading[label]
 
 
 _HOLE_FILLERS: dict[
@@ -196,5 +196,7 @@ def saliency_map(
             cure="run 'edge-fusion inspect BUNDLE --self-check'; is a layer overflowing FP16?",
         )
     height, width = size
-    resized = cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR)
-    return np.clip(resized, 0, 1)
+    resized = np.asarray(
+        cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR), np.float32
+    )
+    return resized.clip(0, 1)

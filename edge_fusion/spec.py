@@ -26,7 +26,7 @@ class Record(BaseModel):
 class DepthSpec(Record):
     """How a *source* writes depth.
 
-    Metric depth has ``scale_to_m`` (metres = value × scale_to_m); relative depth has none and
+    Metric depth has ``scale_to_m`` (metres = value * scale_to_m); relative depth has none and
     means something only by its order.
 
     Attributes:

@@ -1,0 +1,130 @@
+"""The schema of a bundle's ``manifest.json``: everything needed to trust and to run a bundle."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from edge_fusion.spec import ModelSpec, Record
+
+SCHEMA_VERSION = 1  # also the literal in Manifest
+MANIFEST_NAME = "manifest.json"
+
+_PLAIN_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*")
+_HEX64 = r"^[0-9a-f]{64}$"
+
+Sha256 = Annotated[str, Field(pattern=_HEX64)]
+
+
+class FileRecord(Record):
+    """One file of the bundle."""
+
+    sha256: Sha256
+    size_bytes: Annotated[int, Field(ge=0)]
+
+
+class Origin(Record):
+    """Where the network came from.
+
+    Attributes:
+        model: The model argument: a registry name, ``module:factory`` or a file name.
+        weights: The checkpoint's file name, or where else the weights came from.
+        weights_sha256: Hash of the checkpoint or ONNX file; None for weights made in memory.
+        parameters: Number of weights; None for a foreign ONNX file.
+        macs: Multiply-accumulates for one frame; None for a foreign ONNX file.
+        folds: What was folded before tracing, in order.
+    """
+
+    model: str
+    weights: str
+    weights_sha256: Sha256 | None = None
+    parameters: int | None = None
+    macs: int | None = None
+    folds: tuple[str, ...] = ()
+
+
+class CalibrationItemRecord(Record):
+    """One pair that was calibrated on: its source, its id and the hash of its raw pixels."""
+
+    source: str
+    id: str
+    sha256: Sha256
+
+
+class CalibrationRecord(Record):
+    """What INT8 ranges were taken from: the choice can be repeated and is tied to the pixels."""
+
+    sources: tuple[str, ...]
+    available: int
+    choice: Literal["random"]
+    seed: int
+    items: tuple[CalibrationItemRecord, ...]
+    sha256: Sha256
+
+
+class QuantizationRecord(Record):
+    """How the graph was quantized.
+
+    Attributes:
+        options: The quantizer's options as they were used.
+        quantized_weights: Number of weight tensors stored as INT8.
+        kept_float: Nodes that were kept out of INT8 on purpose, with the reason.
+    """
+
+    options: dict[str, str | int | float | bool | None]
+    quantized_weights: int
+    kept_float: dict[str, str]
+
+
+class ParityRecord(Record):
+    """The difference between two neighbouring steps of the road on real inputs."""
+
+    name: str
+    mean_abs: float
+    max_abs: float
+    tolerance: str
+    samples: int
+
+
+class Golden(Record):
+    """The pairs in ``golden.npz`` and how far a device's outputs may be from them.
+
+    Attributes:
+        source: Where the pairs came from.
+        samples: How many there are.
+        mean_abs_tolerance: Largest mean absolute difference of saliency, by variant.
+    """
+
+    source: str
+    samples: int
+    mean_abs_tolerance: dict[str, float]
+
+
+class Manifest(Record):
+    """The contents of ``manifest.json``; written once, never changed."""
+
+    schema_version: Literal[1] = 1
+    created_utc: str
+    model: ModelSpec
+    origin: Origin
+    precision: Literal["fp32", "int8"]
+    target: str
+    opset: int
+    variants: dict[str, str]
+    calibration: CalibrationRecord | None = None
+    quantization: QuantizationRecord | None = None
+    parity: tuple[ParityRecord, ...] = ()
+    golden: Golden
+    lint: tuple[str, ...] = ()
+    versions: dict[str, str]
+    files: dict[str, FileRecord] = Field(default_factory=dict)
+
+    @field_validator("files")
+    @classmethod
+    def _names_stay_inside(cls, files: dict[str, FileRecord]) -> dict[str, FileRecord]:
+        for name in files:
+            if not _PLAIN_NAME.fullmatch(name):
+                raise ValueError(f"file name {name!r} would leave the bundle")
+        return files

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edge_fusion.errors import FrameError
+from edge_fusion.frame import RgbdFrame
+from edge_fusion.preprocess import normalise_depth, normalise_rgb, prepare, saliency_map
+from edge_fusion.spec import DepthInput, DepthSpec, ModelSpec, Output, RgbInput
+
+MM = DepthSpec(scale_to_m=0.001)
+NEARNESS = DepthInput(percentiles=(0, 100))
+
+
+def test_rgb_table_equals_the_formula() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+    rgb = RgbInput()
+    expected = (image / 255 - np.array(rgb.mean)) / np.array(rgb.std)
+    np.testing.assert_allclose(normalise_rgb(image, rgb), expected.transpose(2, 0, 1), atol=1e-6)
+    swapped = normalise_rgb(image, RgbInput(order="bgr", mean=(0, 0, 0), std=(1, 1, 1)))
+    np.testing.assert_allclose(swapped, image[..., ::-1].transpose(2, 0, 1) / 255, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("depth", "source", "model", "expected"),
+    [
+        # inverse depth between the frame's extremes: 1 m is 1, 4 m is 0, 2 m is 1/3
+        ([1000, 2000, 4000], MM, NEARNESS, [1, 1 / 3, 0]),
+        # no reading is 0
+        ([1000, 0, 4000], MM, NEARNESS, [1, 0, 0]),
+        # the unit cancels
+        ([10000, 20000, 40000], DepthSpec(scale_to_m=0.0001), NEARNESS, [1, 1 / 3, 0]),
+        # disparity already is inverse depth
+        ([1, 2, 3], DepthSpec(scale_to_m=None, larger_is="nearer"), NEARNESS, [0, 0.5, 1]),
+        # relative depth is only turned round
+        ([1, 2, 3], DepthSpec(scale_to_m=None, larger_is="farther"), NEARNESS, [1, 0.5, 0]),
+        # a model that wants depth itself, larger is farther
+        (
+            [1000, 2000, 3000],
+            MM,
+            DepthInput(normalisation="minmax", larger_is="farther", percentiles=(0, 100)),
+            [0, 0.5, 1],
+        ),
+        # ... or nearer
+        (
+            [1000, 2000, 3000],
+            MM,
+            DepthInput(normalisation="minmax", percentiles=(0, 100)),
+            [1, 0.5, 0],
+        ),
+        # metres between 1 and 3, clipped
+        (
+            [500, 2000, 5000],
+            MM,
+            DepthInput(normalisation="linear", larger_is="farther", near_m=1, far_m=3),
+            [0, 0.5, 1],
+        ),
+        # holes take the closest reading
+        ([1000, 0, 0, 0, 4000], MM, DepthInput(percentiles=(0, 100), holes="nearest"), None),
+        # mean and std come last
+        (
+            [1000, 2000, 4000],
+            MM,
+            DepthInput(percentiles=(0, 100), mean=0.5, std=0.5),
+            [1, -1 / 3, -1],
+        ),
+        # a flat wall has no nearness, and no division by zero
+        ([2000, 2000, 2000], MM, NEARNESS, [0, 0, 0]),
+    ],
+)
+def test_depth_normalisation(
+    depth: list[int], source: DepthSpec, model: DepthInput, expected: list[float] | None
+) -> None:
+    result = normalise_depth(np.array([depth], np.uint16), source, model)
+    assert result.dtype == np.float32
+    if expected is None:
+        np.testing.assert_allclose(result[0, [0, 1, 3, 4]], [1, 1, 0, 0], atol=1e-6)
+    else:
+        np.testing.assert_allclose(result[0], expected, atol=1e-6)
+
+
+def test_polarity_declared_right_gives_the_same_input() -> None:
+    depth = np.random.default_rng(1).integers(500, 5000, (40, 40)).astype(np.float32)
+    disparity = (1e6 / depth).astype(np.float32)
+    metric = normalise_depth(depth, MM, DepthInput())
+    relative = normalise_depth(
+        disparity, DepthSpec(scale_to_m=None, larger_is="nearer"), DepthInput()
+    )
+    np.testing.assert_allclose(metric, relative, atol=1e-5)
+
+
+def test_all_zero_depth_is_refused_by_name() -> None:
+    frame = RgbdFrame(np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint16), MM, "kitchen_7")
+    with pytest.raises(FrameError, match="'kitchen_7': no valid reading.*sensor covered"):
+        prepare(frame, ModelSpec(name="m", height=8, width=8))
+
+
+def test_relative_depth_cannot_feed_a_metric_model() -> None:
+    with pytest.raises(FrameError, match="takes depth in metres.*unit=mm"):
+        normalise_depth(
+            np.ones((2, 2), np.uint8),
+            DepthSpec(scale_to_m=None),
+            DepthInput(normalisation="linear"),
+        )
+
+
+def test_prepare_gives_the_declared_tensors() -> None:
+    spec = ModelSpec(name="m", height=16, width=24, depth=DepthInput(name="d", channels=3))
+    depth = np.arange(1, 121, dtype=np.uint16).reshape(10, 12)
+    inputs = prepare(RgbdFrame(np.zeros((10, 12, 3), np.uint8), depth, MM, "a"), spec)
+    for tensor in spec.inputs:
+        assert inputs[tensor.name].shape == tensor.shape
+        assert inputs[tensor.name].dtype == np.float32
+        assert inputs[tensor.name].flags.c_contiguous
+    np.testing.assert_array_equal(inputs["d"][0, 0], inputs["d"][0, 2])
+
+
+def test_logits_become_probabilities_of_the_frame_size() -> None:
+    spec = ModelSpec(name="m", output=Output(activation="sigmoid"))
+    saliency = saliency_map(np.zeros((1, 1, 4, 4), np.float32), spec, (7, 9))
+    assert saliency.shape == (7, 9)
+    np.testing.assert_allclose(saliency, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("output", "complaint"),
+    [
+        (np.full((1, 1, 2, 2), np.nan, np.float32), "NaN"),
+        (np.zeros((1, 2, 2, 2), np.float32), r"expected \(1, 1, h, w\)"),
+    ],
+)
+def test_a_broken_output_is_refused(output: np.ndarray, complaint: str) -> None:
+    with pytest.raises(FrameError, match=complaint):
+        saliency_map(output, ModelSpec(name="m"), (4, 4))
