@@ -1,0 +1,161 @@
+"""Reading colour, depth and mask files, with every doubt about them spoken out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_fusion.errors import FrameError, SourceError
+from edge_fusion.frame import DEPTH_DTYPES
+
+RGB_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+DEPTH_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".npy", ".pgm", ".png", ".tif", ".tiff")
+MASK_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".npy", ".pgm", ".png", ".tif", ".tiff")
+
+_SWAPPED = "are the two streams swapped?"
+_MASK_LEVEL = 127
+
+# What a whole file ends with.  Decoders fill what is missing with grey and say nothing.
+_ENDINGS: dict[bytes, tuple[bytes, int]] = {
+    b"\x89PNG": (b"IEND\xaeB`\x82", 12),
+    b"\xff\xd8\xff": (b"\xff\xd9", 1024),  # some writers pad a JPEG
+}
+
+
+def read_rgb(path: Path) -> NDArray[np.uint8]:
+    """Read a colour image; an alpha channel is dropped.
+
+    Returns:
+        (H, W, 3) uint8, red first.
+
+    Raises:
+        SourceError: The file cannot be read or decoded.
+        FrameError: It holds one channel or 16 bits: it is not a colour image.
+    """
+    image = _decode(path)
+    if image.ndim != 3 or image.shape[2] not in (3, 4) or image.dtype != np.uint8:
+        raise FrameError(
+            f"colour image {path}",
+            expected="three 8-bit channels",
+            got=_describe(image),
+            cure=_SWAPPED,
+        )
+    conversion = cv2.COLOR_BGR2RGB if image.shape[2] == 3 else cv2.COLOR_BGRA2RGB
+    return np.asarray(cv2.cvtColor(image, conversion), np.uint8)
+
+
+def read_depth(path: Path, dtype: str | None = None) -> NDArray[Any]:
+    """Read a depth image or array.
+
+    Args:
+        path: An image of one channel (or three equal ones), or ``.npy``.
+        dtype: The dtype the set declares, or None.
+
+    Returns:
+        (H, W) uint8, uint16 or float32, as stored; float64 becomes float32.
+
+    Raises:
+        SourceError: The file cannot be read or decoded.
+        FrameError: It is a colour image, of another dtype than any depth, or than declared.
+    """
+    depth = _single_channel(_load(path), path, "depth")
+    if depth.dtype == np.float64:
+        depth = depth.astype(np.float32)
+    if depth.dtype not in DEPTH_DTYPES:
+        raise FrameError(f"depth {path}", expected="uint8, uint16 or float32", got=_describe(depth))
+    if dtype is not None and depth.dtype != np.dtype(dtype):
+        raise FrameError(
+            f"depth {path}",
+            expected=f"{dtype}, as meta.json declares",
+            got=str(depth.dtype),
+            cure="correct meta.json, or export the depth again without converting it",
+        )
+    return depth
+
+
+def read_mask(path: Path) -> NDArray[np.bool_]:
+    """Read a mask: what is brighter than 127 is foreground.
+
+    Returns:
+        (H, W) bool.
+
+    Raises:
+        SourceError: The file cannot be read or decoded.
+        FrameError: It is a colour image, has more than 8 bits, or counts 0 and 1.
+    """
+    mask = _single_channel(_load(path), path, "mask")
+    if mask.dtype == np.bool_:
+        return mask
+    if mask.dtype != np.uint8:
+        raise FrameError(f"mask {path}", expected="8-bit grey or bool", got=_describe(mask))
+    if 0 < mask.max() <= _MASK_LEVEL:
+        raise FrameError(
+            f"mask {path}",
+            expected="0 for background and 255 for foreground",
+            got=f"no value above {mask.max()}",
+            cure="does it count 0 and 1, or hold class numbers? scale it to 0 and 255",
+        )
+    return np.asarray(mask > _MASK_LEVEL)
+
+
+def _load(path: Path) -> NDArray[Any]:
+    if path.suffix.lower() != ".npy":
+        return _decode(path)
+    try:
+        # A pickle inside would run code.
+        return np.asarray(np.load(path, allow_pickle=False))
+    except (OSError, ValueError, EOFError) as err:
+        raise SourceError(
+            f"cannot read {path}", expected="a plain .npy array", got=str(err) or "an empty file"
+        ) from err
+
+
+def _decode(path: Path) -> NDArray[Any]:
+    """An image as stored: BGR order, all bits, no rotation by metadata (depth has none)."""
+    try:
+        content = path.read_bytes()
+    except OSError as err:
+        raise SourceError(f"cannot read {path}", got=err.strerror or str(err)) from err
+    if not content:
+        raise SourceError(f"cannot read {path}", got="an empty file", cure="copy it again")
+    for start, (ending, reach) in _ENDINGS.items():
+        if content.startswith(start) and ending not in content[-reach:]:
+            raise SourceError(
+                f"cannot read {path}", got="a file cut off before its end", cure="copy it again"
+            )
+    try:
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as err:
+        raise SourceError(f"cannot read {path}", got=f"a damaged image ({err.err})") from err
+    if image is None:
+        raise SourceError(
+            f"cannot read {path}", got="no image, or a damaged one", cure="copy it again"
+        )
+    return image
+
+
+def _single_channel(image: NDArray[Any], path: Path, what: str) -> NDArray[Any]:
+    """One channel of an image whose colour channels are all equal."""
+    if image.ndim == 3 and image.shape[2] in (3, 4):
+        first = image[..., 0]
+        if any(not np.array_equal(first, image[..., channel]) for channel in (1, 2)):
+            raise FrameError(
+                f"{what} {path}",
+                expected="one channel",
+                got="a colour image",
+                cure=_SWAPPED if what == "depth" else "convert it to 0 and 255 in one channel",
+            )
+        return np.ascontiguousarray(first)
+    if image.ndim == 3 and image.shape[2] == 1:
+        return np.ascontiguousarray(image[..., 0])
+    if image.ndim != 2:
+        raise FrameError(f"{what} {path}", expected="(H, W)", got=_describe(image))
+    return image
+
+
+def _describe(image: NDArray[Any]) -> str:
+    return f"{'x'.join(str(side) for side in image.shape)} {image.dtype}"
