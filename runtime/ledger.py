@@ -1,0 +1,240 @@
+"""The account of a stream: what became of every frame, and how long each stage took."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections import deque
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from edge_fusion.errors import FrameError, SourceError
+from edge_fusion.frame import RgbdFrame
+
+from .timing import LatencySummary
+
+STAGES = ("capture", "wait", "preprocess", "infer", "postprocess", "sink")
+
+_WINDOW = 65_536  # frames in the percentiles: 36 minutes at 30 fps, 3.5 MB
+_RECENT = 31  # frames in the running frame rate
+_MOST_REASONS = 16  # distinct reasons kept apart, in case they hold something that varies
+_MOST_PROBLEMS = 5  # messages kept in full
+
+now_ns = time.monotonic_ns  # the clock of RgbdFrame.arrival_ns
+
+
+@dataclass(frozen=True, slots=True)
+class FrameRecord:
+    """One frame's way through the stream, in milliseconds.
+
+    Attributes:
+        number: The frame's number.
+        id: Its name in the source.
+        capture_ms: Reading it, which for a live source includes waiting for it.
+        wait_ms: Standing between stages, before the model and before the sinks.
+        preprocess_ms: From the frame to the model's inputs.
+        infer_ms: The model itself.
+        postprocess_ms: From its output to a saliency map of the frame's size.
+        sink_ms: All sinks together.
+        latency_ms: From its arrival (live) or the end of its reading (stored) until the last sink
+            was done.
+    """
+
+    number: int
+    id: str
+    capture_ms: float
+    wait_ms: float
+    preprocess_ms: float
+    infer_ms: float
+    postprocess_ms: float
+    sink_ms: float
+    latency_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSummary:
+    """What became of a stream.
+
+    ``captured == frames + sum(drops.values()) + unprocessed`` always holds.
+
+    Attributes:
+        source: The source's URI.
+        sinks: The sinks' destinations.
+        live: Whether the source was live.
+        stopped: Why it ended: ``source ended``, ``limit reached``, ``stop requested`` or
+            ``interrupted``.
+        captured: Pairs the source delivered, unusable ones included.
+        frames: Frames that went all the way through the sinks.
+        drops: How many frames were dropped, by reason.
+        unprocessed: Pairs read ahead and left over when a limit or a stop ended the stream.
+        problems: The first few unusable frames, with the full message.
+        fps: ``frames / wall_s``.
+        wall_s: Seconds from the first pair in hand to the last one delivered.
+        stages: Durations by stage, over the last 65,536 frames.
+        latency: End-to-end latency (:class:`FrameRecord`), over the same frames.
+        abandoned: Threads that did not end in time because a driver, model or sink held them.
+    """
+
+    source: str
+    sinks: tuple[str, ...]
+    live: bool
+    stopped: str
+    captured: int
+    frames: int
+    drops: dict[str, int]
+    unprocessed: int
+    problems: tuple[str, ...]
+    fps: float
+    wall_s: float
+    stages: dict[str, LatencySummary]
+    latency: LatencySummary
+    abandoned: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The summary as JSON-ready values."""
+        return asdict(self)
+
+
+class Ledger:
+    """Counts and times every frame of one stream; all methods may be called from any thread.
+
+    Args:
+        uri: The source, for messages.
+        give_up_after: Unusable frames before the first usable one that end the stream; None: never.
+    """
+
+    def __init__(self, uri: str, give_up_after: int | None) -> None:
+        self._uri, self._give_up_after = uri, give_up_after
+        self._lock = threading.Lock()
+        self._durations_ns = np.empty((_WINDOW, len(STAGES) + 1), np.int64)
+        self._recent_ns: deque[int] = deque(maxlen=_RECENT)
+        self._started_ns = 0
+        self._ended_ns = 0
+        self._captured = self._usable = self._unusable = self._frames = 0
+        self._drops: dict[str, int] = {}
+        self._problems: list[FrameError] = []
+
+    def capture(self) -> None:
+        """Count a pair that the source delivered, whatever its state."""
+        with self._lock:
+            self._started_ns = self._started_ns or now_ns()
+            self._captured += 1
+
+    def use(self) -> None:
+        """Count a frame that the model took and answered."""
+        with self._lock:
+            self._usable += 1
+
+    def drop(self, reason: str) -> None:
+        """Count a frame that will not be processed."""
+        with self._lock:
+            self._count(reason)
+
+    def drop_unusable(self, reason: str, problem: FrameError) -> None:
+        """Count a frame that cannot be processed.
+
+        Raises:
+            SourceError: So many were unusable from the start that more of them are of no use.
+        """
+        with self._lock:
+            self._count(reason)
+            self._unusable += 1
+            if len(self._problems) < _MOST_PROBLEMS:
+                self._problems.append(problem)
+            hopeless = (
+                self._give_up_after is not None
+                and not self._usable
+                and self._unusable >= self._give_up_after
+            )
+        if hopeless:
+            raise self.nothing_processed()
+
+    def deliver(
+        self, frame: RgbdFrame, durations_ns: tuple[int, ...], latency_ns: int
+    ) -> FrameRecord:
+        """Record a frame that is through; ``durations_ns`` in the order of ``STAGES``."""
+        with self._lock:
+            self._durations_ns[self._frames % _WINDOW] = (*durations_ns, latency_ns)
+            self._frames += 1
+            self._ended_ns = now_ns()
+            self._recent_ns.append(self._ended_ns)
+        return FrameRecord(
+            frame.number, frame.id, *(ns / 1e6 for ns in (*durations_ns, latency_ns))
+        )
+
+    def running_fps(self) -> float:
+        """Frame rate over the last 30 frames; 0 before there are two."""
+        with self._lock:
+            if len(self._recent_ns) < 2:
+                return 0.0
+            span_ns = self._recent_ns[-1] - self._recent_ns[0]
+            return (len(self._recent_ns) - 1) * 1e9 / max(span_ns, 1)
+
+    @property
+    def dropped(self) -> int:
+        """Frames dropped so far, for whatever reason."""
+        with self._lock:
+            return sum(self._drops.values())
+
+    @property
+    def frames(self) -> int:
+        """Frames that are through."""
+        return self._frames
+
+    def nothing_processed(self) -> SourceError:
+        """The error for a stream of which not one frame came through."""
+        if not self._captured:
+            return SourceError(f"the source '{self._uri}' delivered nothing", cure="is it empty?")
+        counts = ", ".join(f"{count} x {reason}" for reason, count in self._drops.items())
+        first = self._problems[0] if self._problems else None
+        error = SourceError(
+            f"not one frame of '{self._uri}' could be used",
+            got=f"{self._captured} captured: {counts or 'none processed'}",
+            cure=f"the first was: {first}" if first else "allow frames to be older",
+        )
+        error.__cause__ = first
+        return error
+
+    def summary(
+        self, *, sinks: tuple[str, ...], live: bool, stopped: str, abandoned: tuple[str, ...]
+    ) -> StreamSummary:
+        """Close the account."""
+        with self._lock:
+            frames, drops = self._frames, dict(self._drops)
+            columns = self._durations_ns[: min(frames, _WINDOW)].T.tolist()
+            wall_s = max(self._ended_ns - self._started_ns, 0) / 1e9 if frames else 0.0
+            *stages, latency = (LatencySummary.from_ns(column) for column in columns)
+            return StreamSummary(
+                source=self._uri,
+                sinks=sinks,
+                live=live,
+                stopped=stopped,
+                captured=self._captured,
+                frames=frames,
+                drops=drops,
+                unprocessed=self._captured - frames - sum(drops.values()),
+                problems=tuple(str(problem) for problem in self._problems),
+                fps=frames / wall_s if wall_s else 0.0,
+                wall_s=wall_s,
+                stages=dict(zip(STAGES, stages, strict=True)),
+                latency=latency,
+                abandoned=abandoned,
+            )
+
+    def _count(self, reason: str) -> None:
+        if reason not in self._drops and len(self._drops) >= _MOST_REASONS:
+            reason = "other reasons"
+        self._drops[reason] = self._drops.get(reason, 0) + 1
+
+
+def reason_of(kind: str, problem: FrameError) -> str:
+    """A frame's problem without its name, so that equal problems count as one reason.
+
+    Example:
+        >>> reason_of("unusable frame", FrameError("depth of 'img_7': no valid reading"))
+        'unusable frame: depth: no valid reading'
+    """
+    return f"{kind}: " + re.sub(r"( of)? '[^']*'", "", problem.what)

@@ -1,0 +1,42 @@
+"""Where saliency maps go."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_fusion.frame import RgbdFrame
+
+
+class Sink(Protocol):
+    """Anything that takes frames with their saliency: a video, a folder, a window."""
+
+    @property
+    def destination(self) -> str:
+        """Where the results go, as the user wrote it."""
+        ...
+
+    def write(self, frame: RgbdFrame, saliency: NDArray[np.float32]) -> None:
+        """Take one result; frames come in order, always from the same thread.
+
+        Args:
+            frame: The frame the saliency belongs to.
+            saliency: (H, W) float32 in 0..1, as large as the frame; not to be changed.
+
+        Raises:
+            OutputError: It could not be written.
+        """
+        ...
+
+    def close(self) -> None:
+        """Finish what was written and free everything; closing twice is allowed.
+
+        Called exactly once at the end of a run, also of one that failed: what was written until
+        then must be usable. After a ``write`` that failed nothing half-written may remain.
+
+        Raises:
+            OutputError: What was written could not be finished.
+        """
+        ...
