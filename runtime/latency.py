@@ -1,0 +1,206 @@
+"""How long a frame takes, measured so that two variants can be compared.
+
+Clocks, heat and neighbours change while one measures.  So the variants take turns in short
+blocks, every round starts with another one, the first run of each block (with the other variant's
+weights still in the caches) is thrown away, and the ratio comes with an interval that was
+bootstrapped over rounds.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_fusion.errors import InputError
+from edge_fusion.frame import RgbdFrame
+from edge_fusion.preprocess import Inputs, prepare, saliency_map
+from edge_fusion.spec import ModelSpec
+
+from .session import Session, Tensors
+from .timing import LatencySummary
+
+BLOCK = 5  # timed runs of one variant before the next one's turn
+_RESAMPLES = 2000
+_INTERVAL = (2.5, 97.5)
+_COST_RUNS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Kernels:
+    """What arithmetic a backend used for INT8; without it an INT8 latency means nothing.
+
+    Attributes:
+        text: In words, for reports.
+        integer: Whether 8-bit arithmetic ran at all.
+    """
+
+    text: str
+    integer: bool
+
+
+KERNELS: dict[str, Kernels] = {
+    "ort": Kernels("ONNX Runtime on the CPU with Q/DQ run literally in float", integer=False),
+}
+UNSTATED = Kernels("kernels that the backend does not state", integer=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Speedup:
+    """How many times faster than the reference a variant's median is, with a 95 % interval."""
+
+    ratio: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Latency at batch 1.
+
+    Attributes:
+        kernels: What arithmetic ran.
+        samples_ms: Every timed inference by variant, in milliseconds, in the order of measuring.
+        speedups: Every variant but the first, against the first.
+        warmup: Untimed runs of each variant before the first timed one.
+        inputs: How many different prepared frames were used in turn.
+        prepare_ms: Median of frame to inputs, the same for every variant.
+        finish_ms: Median of output to saliency map at the frame's size.
+    """
+
+    kernels: Kernels
+    samples_ms: dict[str, tuple[float, ...]]
+    speedups: dict[str, Speedup]
+    warmup: int
+    inputs: int
+    prepare_ms: float
+    finish_ms: float
+
+    @property
+    def summaries(self) -> dict[str, LatencySummary]:
+        """Percentiles by variant."""
+        return {
+            variant: LatencySummary.from_ns([round(ms * 1e6) for ms in samples])
+            for variant, samples in self.samples_ms.items()
+        }
+
+    def as_dict(self) -> dict[str, object]:
+        """Everything by name, for JSON."""
+        return {
+            "kernels": {"text": self.kernels.text, "integer": self.kernels.integer},
+            "batch": 1,
+            "warmup": self.warmup,
+            "inputs": self.inputs,
+            "prepare_ms": self.prepare_ms,
+            "finish_ms": self.finish_ms,
+            "inference": {
+                variant: {**summary.as_dict(), "samples_ms": list(self.samples_ms[variant])}
+                for variant, summary in self.summaries.items()
+            },
+            "speedups": {
+                variant: {"ratio": one.ratio, "low": one.low, "high": one.high}
+                for variant, one in self.speedups.items()
+            },
+        }
+
+
+def measure_latency(
+    sessions: Mapping[str, Session],
+    frames: Sequence[RgbdFrame],
+    spec: ModelSpec,
+    *,
+    warmup: int,
+    repeats: int,
+    kernels: Kernels = UNSTATED,
+) -> Latency:
+    """Time every session on the same prepared frames, in turns.
+
+    Args:
+        sessions: Open sessions by variant; the first is the reference.
+        frames: A handful of frames.
+        spec: The model's record.
+        warmup: Untimed runs of each variant before all.
+        repeats: Timed runs of each variant; rounded up to whole blocks of :data:`BLOCK`.
+        kernels: What arithmetic the sessions use.
+
+    Raises:
+        InputError: No session, no frame, or ``repeats`` below 1.
+    """
+    if not sessions or not frames or repeats < 1:
+        raise InputError(
+            "latency",
+            expected="at least one session, one frame and one repeat",
+            got=f"{len(sessions)}, {len(frames)} and {repeats}",
+        )
+    inputs = [prepare(frame, spec) for frame in frames]
+    for session in sessions.values():
+        output = _warm_up(session, inputs, warmup)[spec.output.name]
+    samples = _in_turns(sessions, inputs, rounds=-(-repeats // BLOCK))
+    reference = next(iter(sessions))
+    return Latency(
+        kernels=kernels,
+        samples_ms={variant: tuple(times.ravel().tolist()) for variant, times in samples.items()},
+        speedups={
+            variant: _speedup(samples[reference], samples[variant])
+            for variant in sessions
+            if variant != reference
+        },
+        warmup=warmup,
+        inputs=len(inputs),
+        prepare_ms=_median_ms([partial(prepare, frame, spec) for frame in frames]),
+        finish_ms=_median_ms(
+            [partial(saliency_map, output, spec, frame.rgb.shape[:2]) for frame in frames]
+        ),
+    )
+
+
+def _warm_up(session: Session, inputs: Sequence[Inputs], runs: int) -> Tensors:
+    output = session.run(inputs[0])
+    for index in range(1, runs):
+        output = session.run(inputs[index % len(inputs)])
+    return output
+
+
+def _in_turns(
+    sessions: Mapping[str, Session], inputs: Sequence[Inputs], rounds: int
+) -> dict[str, NDArray[np.float64]]:
+    """Durations in milliseconds by variant, (rounds, BLOCK)."""
+    order = list(sessions)
+    samples = {variant: np.empty((rounds, BLOCK)) for variant in order}
+    for turn in range(rounds):
+        shift = turn % len(order)
+        for variant in order[shift:] + order[:shift]:
+            session = sessions[variant]
+            session.run(inputs[turn % len(inputs)])
+            for index in range(BLOCK):
+                feed = inputs[(turn * BLOCK + index) % len(inputs)]
+                start = time.perf_counter_ns()
+                session.run(feed)
+                samples[variant][turn, index] = (time.perf_counter_ns() - start) / 1e6
+    return samples
+
+
+def _speedup(reference: NDArray[np.float64], other: NDArray[np.float64]) -> Speedup:
+    """Ratio of medians; rounds are resampled in pairs, so that drift common to both cancels."""
+    rounds = len(reference)
+    rng = np.random.default_rng(0)
+    chosen = rng.integers(0, rounds, (_RESAMPLES, rounds))
+    medians = [
+        np.median(times[chosen].reshape(_RESAMPLES, -1), axis=1) for times in (reference, other)
+    ]
+    low, high = np.percentile(medians[0] / medians[1], _INTERVAL)
+    return Speedup(float(np.median(reference) / np.median(other)), float(low), float(high))
+
+
+def _median_ms(calls: Sequence[Callable[[], object]]) -> float:
+    durations = []
+    for call in calls:
+        for _ in range(_COST_RUNS):
+            start = time.perf_counter_ns()
+            call()
+            durations.append((time.perf_counter_ns() - start) / 1e6)
+    return float(np.median(durations))
