@@ -65,17 +65,17 @@ class CalibrationRecord(Record):
 
 
 class QuantizationRecord(Record):
-    """How the graph was quantized.
+    """How the graph was quantized: the precision map.
 
     Attributes:
-        options: The quantizer's options as they were used.
-        quantized_weights: Number of weight tensors stored as INT8.
-        kept_float: Nodes that were kept out of INT8 on purpose, with the reason.
+        options: The quantizer's options as they were used, by dotted name.
+        int8_nodes: Nodes that compute on 8-bit values, in graph order.
+        kept_fp16: Nodes that might but do not, with the reason.
     """
 
-    options: dict[str, str | int | float | bool | None]
-    quantized_weights: int
-    kept_float: dict[str, str]
+    options: dict[str, str | int | float | bool]
+    int8_nodes: tuple[str, ...]
+    kept_fp16: dict[str, str]
 
 
 class ParityRecord(Record):

@@ -1,0 +1,347 @@
+"""The command line: each command parses, calls one public function and prints what it returned."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+from edge_fusion import __version__
+from edge_fusion.errors import EdgeFusionError, GateError
+
+# Heavy packages, and the wings that need them, are imported inside the command that uses them:
+# `--help` answers at once, and `run` works where torch is not installed.
+
+INTERRUPTED = 130
+
+
+class Precision(str, Enum):
+    """The precisions a bundle can be built for."""
+
+    fp32 = "fp32"
+    int8 = "int8"
+
+
+class ExporterName(str, Enum):
+    """torch's two ONNX exporters."""
+
+    dynamo = "dynamo"
+    legacy = "legacy"
+
+
+class Commands(TyperGroup):
+    """The commands, with one place that turns an error into a message and an exit status."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; a deliberate error becomes one message, without a traceback."""
+        try:
+            return super().invoke(ctx)
+        except EdgeFusionError as err:
+            if ctx.params.get("debug"):
+                raise
+            Console(stderr=True, soft_wrap=True, highlight=False).print(
+                f"error: {err}", style="red", markup=False
+            )
+            raise typer.Exit(err.exit_code) from err
+        except KeyboardInterrupt as err:
+            Console(stderr=True).print("interrupted; nothing half-written was left", style="red")
+            raise typer.Exit(INTERRUPTED) from err
+
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit status: 0 done, 1 a gate was missed, 2 bad input, 130 interrupted.",
+)
+
+BundlePath = Annotated[Path, typer.Argument(help="A bundle: its folder or its .tar.")]
+JsonTo = Annotated[
+    str | None,
+    typer.Option(
+        "--json", metavar="FILE", help="Write the result as JSON; '-' is standard output."
+    ),
+]
+TargetName = Annotated[
+    str, typer.Option(help="Board and JetPack, such as orin-nano@6.2; see 'targets'.")
+]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"edge-fusion {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def edge_fusion(
+    debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Put a two-stream RGB-D saliency network on a Jetson: build it, run it, compare it.
+
+    build    MODEL --calib SET -o BUNDLE     fold, trace, quantize, legalise, verify
+
+    run      BUNDLE SOURCE [SINK]            stream RGB-D pairs through it
+
+    compare  BUNDLE --data SET               FP32 against INT8: accuracy and latency
+    """
+
+
+@app.command()
+def build(
+    model: Annotated[
+        str, typer.Argument(help="A name from 'models', module:factory, or a two-input .onnx file.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The bundle: a folder, or a file ending in .tar.")
+    ],
+    calib: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Pairs to take INT8 ranges from: a folder or a source URI; may be repeated."
+        ),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Weights: .safetensors, or .pth read without pickles.")
+    ] = None,
+    precision: Annotated[Precision, typer.Option(help="What to build besides FP32.")] = (
+        Precision.int8
+    ),
+    target: TargetName = "orin-nano",
+    spec: Annotated[
+        Path | None,
+        typer.Option(help="JSON input record of your own model; 'models NAME --json -' shows one."),
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="WxH", help="Input size, instead of the model's own.")
+    ] = None,
+    calib_count: Annotated[int, typer.Option(min=1, help="How many pairs to choose.")] = 64,
+    seed: Annotated[int, typer.Option(help="Seed of that choice.")] = 0,
+    keep_fp16: Annotated[
+        list[str] | None,
+        typer.Option(help="Node names (globs) to keep out of INT8; may be repeated."),
+    ] = None,
+    opset: Annotated[int, typer.Option(min=17, max=20, help="ONNX opset to trace at.")] = 18,
+    exporter: Annotated[
+        ExporterName, typer.Option(help="torch's exporter; legacy takes what dynamo cannot.")
+    ] = ExporterName.dynamo,
+    allow_partial: Annotated[
+        bool, typer.Option(help="Accept a checkpoint that leaves some weights untouched.")
+    ] = False,
+    untrained: Annotated[
+        bool, typer.Option(help="Build with random weights, to try the road or measure latency.")
+    ] = False,
+    force: Annotated[bool, typer.Option(help="Replace an older bundle at --output.")] = False,
+    json_to: JsonTo = None,
+) -> None:
+    """Build a verified bundle: FP32 and, by default, INT8 calibrated on your own pairs."""
+    from edge_fusion.console import Steps, console_for, emit_json, facts_table
+    from edge_fusion.export.pipeline import BuildOptions
+    from edge_fusion.export.pipeline import build as build_bundle
+    from edge_fusion.runtime.inspect import bundle_facts
+
+    options = BuildOptions(
+        model=model,
+        output=output,
+        calib=tuple(calib or ()),
+        checkpoint=checkpoint,
+        precision=precision.value,
+        target=target,
+        spec=spec,
+        size=size,
+        calib_count=calib_count,
+        seed=seed,
+        keep_fp16=tuple(keep_fp16 or ()),
+        opset=opset,
+        exporter=exporter.value,
+        allow_partial=allow_partial,
+        untrained=untrained,
+        replace=force,
+    )
+    console = console_for(json_to)
+    with Steps(console) as steps:
+        bundle = build_bundle(options, steps)
+    console.print(facts_table(bundle_facts(bundle)))
+    emit_json(json_to, bundle.manifest.model_dump(mode="json"))
+
+
+@app.command()
+def run(
+    bundle: BundlePath,
+    source: Annotated[str, typer.Argument(help="Where RGB-D pairs come from: a folder or a URI.")],
+    sink: Annotated[
+        str | None,
+        typer.Argument(help="An overlay video (.mp4) or a folder for masks; nothing if left out."),
+    ] = None,
+    variant: Annotated[
+        str | None, typer.Option(help="fp32 or int8; the bundle's INT8 where it has one.")
+    ] = None,
+    backend: Annotated[str, typer.Option(help="ort: ONNX Runtime on the CPU.")] = "ort",
+    limit: Annotated[int | None, typer.Option(min=1, help="Stop after this many pairs.")] = None,
+    json_to: JsonTo = None,
+) -> None:
+    """Stream RGB-D pairs through a bundle; Ctrl-C ends it and keeps what was written."""
+    from edge_fusion.console import FrameLine, console_for, emit_json, facts_table, grid
+    from edge_fusion.runtime.run import RunOptions, run_bundle, run_facts, stage_rows
+
+    options = RunOptions(bundle, source, sink, variant=variant, backend=backend, limit=limit)
+    console = console_for(json_to)
+    with FrameLine(console) as line:
+        done = run_bundle(
+            options, lambda frame, fps, drops: line(frame.latency_ms, frame.number, fps, drops)
+        )
+    console.print(facts_table(run_facts(done)))
+    console.print(grid(("ms", "p50", "p90", "p99", "max"), stage_rows(done)))
+    emit_json(json_to, done.as_dict())
+
+
+@app.command()
+def compare(
+    bundle: BundlePath,
+    data: Annotated[
+        list[str], typer.Option(help="RGB-D pairs, with masks or without; may be repeated.")
+    ],
+    html: Annotated[Path | None, typer.Option(help="Write a one-file HTML report.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Pairs per set at most.")] = None,
+    max_drop: Annotated[
+        list[str] | None,
+        typer.Option(metavar="METRIC=VALUE", help="Fail if INT8 is worse by more, as mae=0.002."),
+    ] = None,
+    require: Annotated[
+        list[str] | None,
+        typer.Option(metavar="METRIC=VALUE", help="Fail if INT8 misses this, as iou=0.6."),
+    ] = None,
+    backend: Annotated[str, typer.Option(help="ort: ONNX Runtime on the CPU.")] = "ort",
+    json_to: JsonTo = None,
+) -> None:
+    """Compare FP32 and INT8: accuracy against masks, agreement, latency, size and memory."""
+    from edge_fusion.bundle import Bundle
+    from edge_fusion.console import Steps, console_for, emit_json
+    from edge_fusion.runtime.compare import CompareOptions
+    from edge_fusion.runtime.compare import compare as compare_variants
+    from edge_fusion.runtime.gates import check_gates, parse_gates
+    from edge_fusion.runtime.report import page_template, terminal_table, write_html
+    from edge_fusion.runtime.source.uri import open_stored
+    from edge_fusion.runtime.verdict import verdict
+
+    gates = parse_gates(max_drop or (), require or ())
+    if html is not None:
+        page_template()  # a missing package is said before the measuring, not after
+    console = console_for(json_to)
+    opened, sources = Bundle.read(bundle), [open_stored(uri) for uri in data]
+    with Steps(console) as steps:
+        comparison = compare_variants(
+            opened,
+            sources,
+            CompareOptions(backend=backend, limit=limit),
+            lambda done, total, what: steps(what, done, total),
+        )
+    console.print(terminal_table(comparison), verdict(comparison))
+    emit_json(json_to, comparison.as_dict())
+    if html is not None:
+        write_html(comparison, html, command=shlex.join(["edge-fusion", *sys.argv[1:]]))
+        console.print(f"report: {html}", markup=False)
+    check_gates(comparison, gates)
+
+
+@app.command()
+def inspect(
+    bundle: BundlePath,
+    self_check: Annotated[
+        bool, typer.Option("--self-check", help="Run the golden inputs on this machine.")
+    ] = False,
+    json_to: JsonTo = None,
+) -> None:
+    """Show what a bundle holds, after checking the hash of every file in it."""
+    from edge_fusion.console import console_for, emit_json, facts_table
+    from edge_fusion.runtime.inspect import bundle_facts, check_facts, inspect_bundle
+
+    inspection = inspect_bundle(bundle, self_check=self_check)
+    facts = bundle_facts(inspection.bundle) | check_facts(inspection.checks)
+    console_for(json_to).print(facts_table(facts))
+    emit_json(json_to, inspection.as_dict())
+    if not inspection.passed:
+        raise GateError("the self-check failed: this machine does not give the golden outputs")
+
+
+@app.command()
+def check(
+    path: Annotated[Path, typer.Argument(help="A bundle, or any ONNX file.")],
+    target: TargetName = "orin-nano",
+    json_to: JsonTo = None,
+) -> None:
+    """Lint a bundle or an ONNX file for a target's TensorRT; errors make the exit status 1."""
+    from edge_fusion.console import console_for, emit_json, grid
+    from edge_fusion.export.check import check_path, finding_rows
+
+    reports = check_path(path, target)
+    console = console_for(json_to)
+    for name, report in reports.items():
+        console.print(f"{name} for {report.target}, TensorRT {report.tensorrt}:", style="bold")
+        rows = finding_rows(report)
+        columns = ("rule", "severity", "node", "found", "cure")
+        console.print(grid(columns, rows) if rows else "nothing to remark")
+    emit_json(json_to, {name: report.as_dict() for name, report in reports.items()})
+    failed = {name: len(r.of("error")) for name, r in reports.items() if not r.ok}
+    if failed:
+        raise GateError(
+            "lint: " + ", ".join(f"{count} errors in {name}" for name, count in failed.items())
+        )
+
+
+@app.command()
+def models(
+    name: Annotated[str | None, typer.Argument(help="One model, with its input record.")] = None,
+    json_to: JsonTo = None,
+) -> None:
+    """List the models that come with edge-fusion: parameters and GMACs at their input size."""
+    from edge_fusion.console import console_for, emit_json, grid
+    from edge_fusion.export.models.catalogue import list_models
+
+    rows = list_models(name)
+    columns = ("model", "input", "M parameters", "GMACs", "summary")
+    console_for(json_to).print(grid(columns, [row.cells() for row in rows]))
+    emit_json(json_to, [row.as_dict() for row in rows])
+
+
+@app.command()
+def targets(
+    name: Annotated[
+        str | None,
+        typer.Argument(help="One board under every JetPack it runs, or with @ under one."),
+    ] = None,
+    json_to: JsonTo = None,
+) -> None:
+    """List boards with the TensorRT they bring; TOPS are dense INT8, ~ marks a weak source."""
+    from edge_fusion.console import console_for, emit_json, grid
+    from edge_fusion.target import COLUMNS, list_targets
+
+    chosen = list_targets(name)
+    console_for(json_to).print(grid(COLUMNS, [one.cells() for one in chosen]))
+    emit_json(json_to, [one.model_dump(mode="json") for one in chosen])
+
+
+def _terminate(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Run the command line; SIGTERM cleans up like Ctrl-C."""
+    signal.signal(signal.SIGTERM, _terminate)
+    app(prog_name="edge-fusion")
+
+
+if __name__ == "__main__":
+    main()

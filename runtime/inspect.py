@@ -1,0 +1,99 @@
+"""What a bundle holds and, on request, whether this machine reproduces its golden outputs."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from edge_fusion.bundle import Bundle
+
+from .golden import GoldenCheck, check_golden
+from .session import open_session
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """A bundle whose hashes are right, and its self-checks if they were asked for."""
+
+    bundle: Bundle
+    checks: tuple[GoldenCheck, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every self-check that was run passed."""
+        return all(check.passed for check in self.checks)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The manifest and the self-checks as JSON-ready values."""
+        return {
+            "path": str(self.bundle.path),
+            "manifest": self.bundle.manifest.model_dump(mode="json"),
+            "self_check": [{**asdict(check), "passed": check.passed} for check in self.checks],
+        }
+
+
+def inspect_bundle(path: Path, *, self_check: bool = False, backend: str = "ort") -> Inspection:
+    """Read a bundle, check every hash and, if asked, run its golden inputs.
+
+    Args:
+        path: A bundle's folder or ``.tar``.
+        self_check: Run every variant on this machine.
+        backend: A key of :data:`~edge_fusion.runtime.session.BACKENDS`.
+
+    Raises:
+        BundleError: The bundle is missing or damaged.
+        SessionError: The backend refused a variant.
+    """
+    bundle = Bundle.read(path)
+    if not self_check:
+        return Inspection(bundle, ())
+    checks = []
+    for variant in bundle.variants:
+        with closing(open_session(bundle, variant, backend)) as session:
+            checks.append(check_golden(bundle, session, variant))
+    return Inspection(bundle, tuple(checks))
+
+
+def bundle_facts(bundle: Bundle) -> dict[str, str]:
+    """What a person wants to know about a bundle first, by name."""
+    manifest = bundle.manifest
+    origin, spec = manifest.origin, manifest.model
+    sizes = {
+        variant: manifest.files[name].size_bytes / 1e6
+        for variant, name in manifest.variants.items()
+    }
+    facts = {
+        "bundle": str(bundle.path),
+        "model": f"{origin.model}, weights {origin.weights}",
+        "inputs": ", ".join(f"{t.name} {t.shape}" for t in spec.inputs),
+        "depth": f"{spec.depth.normalisation}, larger is {spec.depth.larger_is}, "
+        f"holes {spec.depth.holes}",
+        "target": f"{manifest.target}, opset {manifest.opset}",
+        "files": ", ".join(f"{variant} {size:.2f} MB" for variant, size in sizes.items()),
+    }
+    if origin.parameters is not None and origin.macs is not None:
+        facts["cost"] = f"{origin.parameters / 1e6:.2f} M parameters, {origin.macs / 1e9:.3f} GMACs"
+    if manifest.calibration is not None:
+        chosen = manifest.calibration
+        facts["calibrated"] = (
+            f"on {len(chosen.items)} of {chosen.available} pairs, seed {chosen.seed}, "
+            f"from {', '.join(chosen.sources)}"
+        )
+    for record in manifest.parity:
+        facts[record.name] = (
+            f"mean {record.mean_abs:.1e}, max {record.max_abs:.1e} ({record.tolerance})"
+        )
+    facts["remarks"] = str(len(manifest.lint))
+    facts["created"] = manifest.created_utc
+    return facts
+
+
+def check_facts(checks: tuple[GoldenCheck, ...]) -> dict[str, str]:
+    """The outcome of the self-checks, by variant."""
+    return {
+        f"self-check {check.variant}": f"{'passed' if check.passed else 'FAILED'}: mean absolute "
+        f"difference {check.mean_abs:.1e} over {check.samples} pairs, at most {check.tolerance:g}"
+        for check in checks
+    }

@@ -1,0 +1,121 @@
+"""Stream a source through a bundle: opens what belongs together and closes it again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_fusion.bundle import Bundle
+
+from .latency import KERNELS
+from .ledger import FrameRecord, StreamSummary
+from .session import open_session
+from .sink.open import open_sink
+from .source.uri import open_source
+from .stream import StreamOptions, stream
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What to run on what.
+
+    Attributes:
+        bundle: A bundle's folder or ``.tar``.
+        source: A folder or source URI.
+        sink: Overlay video, folder for masks, or None.
+        variant: ``fp32`` or ``int8``; None takes INT8 where the bundle has it.
+        backend: A key of :data:`~edge_fusion.runtime.session.BACKENDS`.
+        limit: Stop after this many pairs.
+    """
+
+    bundle: Path
+    source: str
+    sink: str | None = None
+    variant: str | None = None
+    backend: str = "ort"
+    limit: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What was run and how it went."""
+
+    bundle: str
+    variant: str
+    backend: str
+    summary: StreamSummary
+
+    def as_dict(self) -> dict[str, object]:
+        """The run as JSON-ready values: what was used, then the figures of the stream."""
+        used = {"bundle": self.bundle, "variant": self.variant, "backend": self.backend}
+        return {**used, **self.summary.as_dict()}
+
+
+def default_variant(bundle: Bundle) -> str:
+    """INT8 where the bundle has it, else FP32."""
+    return "int8" if "int8" in bundle.variants else "fp32"
+
+
+def run_bundle(
+    options: RunOptions, on_frame: Callable[[FrameRecord, float, int], None] | None = None
+) -> Run:
+    """Stream every pair of a source through a bundle.
+
+    Args:
+        options: What to run on what.
+        on_frame: Called with each frame's record, the running fps and the drops so far.
+
+    Returns:
+        What was used and the summary; Ctrl-C ends the stream early and still returns it.
+
+    Raises:
+        BundleError: The bundle is damaged or has no such variant.
+        SourceError: The source cannot be opened, or not one pair of it was usable.
+        SessionError: The backend refused the model.
+        OutputError: The sink could not be written.
+    """
+    bundle = Bundle.read(options.bundle)
+    variant = options.variant or default_variant(bundle)
+    source = open_source(options.source)
+    with closing(open_session(bundle, variant, options.backend)) as session:
+        sinks = [open_sink(options.sink)] if options.sink else []
+        summary = stream(
+            session,
+            bundle.manifest.model,
+            source,
+            sinks,
+            StreamOptions(limit=options.limit),
+            on_frame,
+        )
+    return Run(str(options.bundle), variant, options.backend, summary)
+
+
+def run_facts(run: Run) -> dict[str, str]:
+    """What a person wants to know about a run first, by name."""
+    summary = run.summary
+    facts = {
+        "ran": f"{run.variant} of {run.bundle} on {run.backend}: {KERNELS[run.backend].text}",
+        "source": summary.source,
+        "frames": f"{summary.frames} of {summary.captured} captured, {summary.stopped}",
+        "rate": f"{summary.fps:.1f} fps over {summary.wall_s:.1f} s",
+    }
+    if summary.drops:
+        facts["dropped"] = ", ".join(f"{n} {reason}" for reason, n in summary.drops.items())
+    if summary.sinks:
+        facts["written"] = ", ".join(summary.sinks)
+    for number, problem in enumerate(summary.problems, start=1):
+        facts[f"problem {number}"] = problem
+    if summary.abandoned:
+        facts["abandoned"] = f"threads that did not end: {', '.join(summary.abandoned)}"
+    return facts
+
+
+def stage_rows(run: Run) -> list[tuple[str, ...]]:
+    """Percentiles of every stage and of the end-to-end latency, in milliseconds."""
+    stages = {**run.summary.stages, "end to end": run.summary.latency}
+    return [
+        (name, *(f"{ms:.2f}" for ms in (s.p50_ms, s.p90_ms, s.p99_ms, s.max_ms)))
+        for name, s in stages.items()
+    ]

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import closing
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edge_fusion.bundle import Bundle
+from edge_fusion.errors import BundleError, SessionError
+from edge_fusion.runtime.golden import check_golden
+from edge_fusion.runtime.inspect import inspect_bundle
+from edge_fusion.runtime.session import open_session
+
+
+class Shifted:
+    """A session that is off by a constant, as a wrongly built engine would be."""
+
+    def __init__(self, offset: float, size: int = 32) -> None:
+        self.offset, self.size = offset, size
+
+    def run(self, inputs: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+        return {"saliency": np.full((1, 1, self.size, self.size), self.offset, np.float32)}
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("variant", ["fp32", "int8"])
+def test_the_backend_reproduces_the_golden_outputs(tiny_bundle: Bundle, variant: str) -> None:
+    with closing(open_session(tiny_bundle, variant)) as session:
+        check = check_golden(tiny_bundle, session, variant)
+    assert check.passed
+    assert check.samples == 2
+    assert check.mean_abs < 1e-6
+
+
+def test_wrong_outputs_and_nan_do_not_pass(tiny_bundle: Bundle) -> None:
+    assert not check_golden(tiny_bundle, Shifted(0.9), "int8").passed
+    assert not check_golden(tiny_bundle, Shifted(float("nan")), "int8").passed
+
+
+def test_an_output_of_another_size_is_an_error(tiny_bundle: Bundle) -> None:
+    with pytest.raises(SessionError, match=r"expected \(1, 32, 32\), got \(1, 16, 16\)"):
+        check_golden(tiny_bundle, Shifted(0.0, size=16), "fp32")
+
+
+def test_inspection_runs_every_variant_only_when_asked(tiny_bundle: Bundle) -> None:
+    assert inspect_bundle(tiny_bundle.path).checks == ()
+    inspection = inspect_bundle(tiny_bundle.path, self_check=True)
+    assert [check.variant for check in inspection.checks] == ["fp32", "int8"]
+    assert inspection.passed
+    assert inspection.as_dict()["self_check"][0]["passed"] is True
+
+
+def test_an_unknown_backend_or_variant_is_named(tiny_bundle: Bundle) -> None:
+    with pytest.raises(SessionError, match="expected ort, got 'tpu'"):
+        open_session(tiny_bundle, "fp32", backend="tpu")
+    with pytest.raises(BundleError, match="no variant 'fp16'"):
+        open_session(tiny_bundle, "fp16")
