@@ -27,6 +27,9 @@ Value = TypeVar("Value")
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 
+# Operators that multiply by a weight, where one factor is constant.
+WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+
 # Operators that hand on the values of their first input unchanged, so that a quantization of
 # that input is a quantization of the output too.
 MOVES = frozenset(
@@ -58,6 +61,11 @@ class Node:
                 value: Any = helper.get_attribute_value(attribute)
                 return cast(Value, value.decode() if isinstance(value, bytes) else value)
         return default
+
+    @property
+    def name(self) -> str:
+        """The operator's own name, which may be empty; ``label`` never is."""
+        return self.proto.name
 
     def input(self, index: int) -> str:
         """Name of an input, empty where the optional input is left out."""
@@ -192,6 +200,14 @@ class GraphView:
             ):
                 known.update(node.outputs)
         return frozenset(known)
+
+    def computed(self, node: Node) -> list[str]:
+        """The inputs of a node that depend on the model's inputs."""
+        return [name for name in node.inputs if name and name not in self.constants]
+
+    def weighted(self, node: Node) -> bool:
+        """Whether a node multiplies one activation by one constant weight."""
+        return node.op_type in WEIGHTED and any(n in self.constants for n in node.inputs[:2])
 
     @cached_property
     def quantizers(self) -> tuple[Quantizer, ...]:
