@@ -180,7 +180,9 @@ def build(
 @app.command()
 def run(
     bundle: BundlePath,
-    source: Annotated[str, typer.Argument(help="Where RGB-D pairs come from: a folder or a URI.")],
+    source: Annotated[
+        str, typer.Argument(help="A folder of RGB-D pairs or a source URI; see 'sources'.")
+    ],
     sink: Annotated[
         str | None,
         typer.Argument(help="An overlay video (.mp4) or a folder for masks; nothing if left out."),
@@ -331,6 +333,14 @@ def targets(
     chosen = list_targets(name)
     console_for(json_to).print(grid(COLUMNS, [one.cells() for one in chosen]))
     emit_json(json_to, [one.model_dump(mode="json") for one in chosen])
+
+
+@app.command()
+def sources() -> None:
+    """List the kinds of sources that run, compare and --calib take, with every option of each."""
+    from edge_fusion.runtime.source.uri import describe_schemes
+
+    typer.echo(describe_schemes())
 
 
 def _terminate(number: int, frame: object) -> None:

@@ -205,6 +205,10 @@ class GraphView:
         """The inputs of a node that depend on the model's inputs."""
         return [name for name in node.inputs if name and name not in self.constants]
 
+    def is_input(self, name: str) -> bool:
+        """Whether a tensor is one of the graph's true inputs."""
+        return any(value.name == name for value in self.inputs)
+
     def weighted(self, node: Node) -> bool:
         """Whether a node multiplies one activation by one constant weight."""
         return node.op_type in WEIGHTED and any(n in self.constants for n in node.inputs[:2])

@@ -23,6 +23,7 @@ _TYPE_REASONS = {
 }
 _RESIDUAL_REASON = "residual stream: its outliers would take the whole 8-bit range"
 _ATTENTION_REASON = "attention product: both factors are activations"
+_STEM_REASON = "reads an input: 8 bits leave 127 levels of depth, whose steps look like edges"
 _HEAD_REASON = "last layer of the decoder head: its error is the saliency map's"
 
 
@@ -35,6 +36,8 @@ class PrecisionPolicy:
         attention: ``fp16`` keeps every product of two activations; ``int8`` keeps only those over
             more tokens than ``max_int8_tokens``.
         max_int8_tokens: Longest attention that may be INT8 at all.
+        stem: Keep the weighted layers that read an input.  Measured on real frames with a network
+            trained on others: mean difference to FP32 0.092 with them in INT8, 0.016 without.
         head: Keep the last weighted layer before each output.
         types: Operators that are kept wherever they stand.
         keep_fp16: Further nodes to keep: names, with ``*`` and ``?``.
@@ -44,6 +47,7 @@ class PrecisionPolicy:
     residual_adds: bool = True
     attention: Literal["fp16", "int8"] = "fp16"
     max_int8_tokens: int = 512
+    stem: bool = True
     head: bool = True
     types: tuple[str, ...] = tuple(_TYPE_REASONS)
     keep_fp16: tuple[str, ...] = ()
@@ -139,6 +143,8 @@ def _reason(graph: GraphView, node: Node, policy: PrecisionPolicy, head: set[str
         return _TYPE_REASONS.get(node.op_type, "operator named by the policy")
     if node.name in head:
         return _HEAD_REASON
+    if policy.stem and graph.weighted(node) and graph.is_input(computed[0]):
+        return _STEM_REASON
     if node.op_type == "Add" and len(computed) == 2 and policy.residual_adds:
         return _RESIDUAL_REASON
     if node.op_type in ("MatMul", "Gemm") and not graph.weighted(node):

@@ -10,7 +10,10 @@ from onnx import TensorProto, helper, numpy_helper
 from edge_fusion.errors import StepError
 from edge_fusion.export.precision import PrecisionPolicy, plan_precision
 
+STEMS = {"rgb_encoder.features.0.0/Conv", "depth_encoder.features.0.0/Conv"}
 DEFAULT_KEPT = {
+    "rgb_encoder.features.0.0/Conv": "reads an input",
+    "depth_encoder.features.0.0/Conv": "reads an input",
     "Add": "residual",  # the two streams meet
     "fusion.norm1/LayerNormalization": "variance",
     "fusion/MatMul": "attention",
@@ -27,7 +30,9 @@ DEFAULT_KEPT = {
 
 def test_the_default_plan_of_a_two_stream_network(simplified) -> None:
     plan = plan_precision(simplified)
-    assert list(plan.kept) == list(DEFAULT_KEPT)  # graph order
+    order = [node.name for node in simplified.graph.node if node.name in DEFAULT_KEPT]
+    assert list(plan.kept) == order
+    assert set(order) == set(DEFAULT_KEPT)
     for name, word in DEFAULT_KEPT.items():
         assert word in plan.kept[name]
     assert plan.forced == ()
@@ -36,7 +41,7 @@ def test_the_default_plan_of_a_two_stream_network(simplified) -> None:
 def test_backbone_layers_and_biases_are_not_kept(simplified) -> None:
     kept = plan_precision(simplified).kept
     for node in simplified.graph.node:
-        if node.op_type == "Conv" and node.name != "decoder.2/Conv":
+        if node.op_type == "Conv" and node.name not in STEMS | {"decoder.2/Conv"}:
             assert node.name not in kept
     assert "fusion.qkv/MatMul" not in kept
     assert "fusion.qkv/Add" not in kept  # one side is a bias
@@ -53,6 +58,7 @@ OVERRIDES = [
         set(),
     ),
     (PrecisionPolicy(head=False), {"decoder.2/Conv"}, set()),
+    (PrecisionPolicy(stem=False), STEMS, set()),
     (
         PrecisionPolicy(types=("Softmax",)),
         {"fusion.norm1/LayerNormalization", "fusion.norm2/LayerNormalization", "Resize", "Sigmoid"},
@@ -160,7 +166,12 @@ STRUCTURES = [
 
 @pytest.mark.parametrize(("nodes", "kept"), STRUCTURES)
 def test_structure_decides_and_not_names(nodes, kept) -> None:
-    assert set(plan_precision(graph_of(*nodes)).kept) == kept
+    assert set(plan_precision(graph_of(*nodes), PrecisionPolicy(stem=False)).kept) == kept
+
+
+def test_layers_that_read_an_input_are_kept() -> None:
+    model = graph_of(node("Conv", "x w", "a"), node("Conv", "a w", "b"), node("Conv", "b w", "y"))
+    assert list(plan_precision(model).kept) == ["a", "y"]
 
 
 def test_attention_of_unknown_length_is_kept() -> None:
