@@ -51,9 +51,10 @@ TOLERANCES: dict[str, Tolerance] = {
         max_abs=1e-5, reason="the same arithmetic with constants folded; 3e-8 was measured"
     ),
     "fp32-int8": Tolerance(
-        mean_abs=0.02,
-        reason="0.0005 was measured on a good network and 0.07 on a broken one; the maximum is "
-        "about 0.5 at mask edges even where nothing is wrong, so it is not judged",
+        mean_abs=0.04,
+        reason="0.0005 to 0.02 was measured on sound graphs, the more the less sure the network is "
+        "of its frames, and 0.07 to 0.09 on broken ones; the maximum is about 0.5 at mask edges "
+        "even where nothing is wrong, so it is not judged",
     ),
 }
 

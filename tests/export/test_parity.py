@@ -80,8 +80,8 @@ VERDICTS = [
     ("torch-onnx", 1.1e-4, False),
     ("onnx-simplified", 9e-6, True),
     ("onnx-simplified", 1.1e-5, False),
-    ("fp32-int8", 0.07, True),  # 0.0175 on average: the maximum is not judged
-    ("fp32-int8", 0.09, False),
+    ("fp32-int8", 0.15, True),  # 0.0375 on average: the maximum is not judged
+    ("fp32-int8", 0.17, False),
 ]
 
 
