@@ -5,6 +5,8 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,12 +16,36 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from edge_fusion import __version__
-from edge_fusion.errors import EdgeFusionError, GateError
+from edge_fusion.errors import EdgeFusionError, GateError, MissingDependencyError
 
 # Heavy packages, and the wings that need them, are imported inside the command that uses them:
 # `--help` answers at once, and `run` works where torch is not installed.
 
 INTERRUPTED = 130
+#: What brings a package whose absence is found only when a command imports it.
+CURES = {
+    "cv2": "pip install 'edge-fusion[opencv]', or on a Jetson use the system's own OpenCV from a "
+    "virtual environment made with --system-site-packages",
+    **dict.fromkeys(
+        ("torch", "onnx", "onnxslim", "onnxscript", "nncf", "safetensors"),
+        "pip install 'edge-fusion[export]' on the workstation; the device does not need it",
+    ),
+    "onnxruntime": "pip install 'edge-fusion[ort]'",
+}
+
+
+@contextmanager
+def _naming_missing_packages(command: str | None) -> Iterator[None]:
+    """Say which extra brings a package that is not installed; any other import error is a bug."""
+    try:
+        yield
+    except ModuleNotFoundError as err:
+        package = (err.name or "").split(".")[0]
+        if package not in CURES:
+            raise
+        raise MissingDependencyError(
+            package, needed_for=f"'{command}'", cure=CURES[package]
+        ) from err
 
 
 class Precision(str, Enum):
@@ -42,7 +68,8 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the command; a deliberate error becomes one message, without a traceback."""
         try:
-            return super().invoke(ctx)
+            with _naming_missing_packages(ctx.invoked_subcommand):
+                return super().invoke(ctx)
         except EdgeFusionError as err:
             if ctx.params.get("debug"):
                 raise

@@ -91,10 +91,10 @@ class OutputError(EdgeFusionError):
 class MissingDependencyError(EdgeFusionError):
     """A package that this command needs is not installed."""
 
-    def __init__(self, package: str, *, needed_for: str, extra: str) -> None:
+    def __init__(self, package: str, *, needed_for: str, extra: str = "", cure: str = "") -> None:
         super().__init__(
             f"{needed_for} needs {package}, which is not installed",
-            cure=f"pip install 'edge-fusion[{extra}]'",
+            cure=cure or f"pip install 'edge-fusion[{extra}]'",
         )
 
 

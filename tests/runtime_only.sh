@@ -25,7 +25,8 @@ check() { # version, numpy requirement, OpenCV requirement
     -e '.[ort,report]' pytest psutil "$2" "$3"
   echo "runtime-only tests under Python $1:"
   "$env/bin/python" -c 'import numpy, cv2; print("numpy", numpy.__version__, "cv2", cv2.__version__)'
-  "$env/bin/python" -m pytest -q -m 'not export' tests/edge_fusion tests/runtime tests/calibration
+  "$env/bin/python" -m pytest -q -m 'not export' \
+    tests/edge_fusion tests/runtime tests/calibration tests/test_cli.py tests/test_face.py
 }
 
 check 3.10 'numpy==1.26.4' 'opencv-python-headless<4.12'

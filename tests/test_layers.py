@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from edge_fusion.bundle import Bundle
+
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("torch", "onnx", "nncf", "onnxslim", "onnxscript", "safetensors")
 # The command line imports a wing inside the command that needs it; the face resolves on first use.
@@ -111,6 +113,33 @@ def test_runtime_and_calibration_import_without_torch_onnx_and_nncf() -> None:
         "import edge_fusion.__main__; print('imported')"
     )
     assert done.stdout.strip() == "imported", done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run", "{bundle}", "demo://?frames=3&size=64x48", "{out}/o.mp4"),
+        ("compare", "{bundle}", "--data", "demo://?frames=3&size=64x48", "--html", "{out}/r.html"),
+        ("inspect", "{bundle}", "--self-check"),
+        ("targets", "orin-nano"),
+        ("sources",),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_commands_work_without_torch_onnx_and_nncf(
+    arguments: tuple[str, ...], tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    command = [part.format(bundle=tiny_bundle.path, out=tmp_path) for part in arguments]
+    done = run_blocked("from edge_fusion.__main__ import main; main()", *command)
+    assert done.returncode == 0, done.stderr
+
+
+def test_commands_that_need_the_workstation_say_so(tmp_path: Path) -> None:
+    command = ("build", "add-mobilenetv2", "-o", str(tmp_path / "b"), "--calib", "demo://")
+    done = run_blocked("from edge_fusion.__main__ import main; main()", *command)
+    assert done.returncode == 2
+    assert "pip install 'edge-fusion[export]'" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_importing_the_package_is_light() -> None:

@@ -20,7 +20,7 @@ from edge_fusion.metrics import (
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # the oracle's own imports and its deprecated class
-    import py_sod_metrics
+    py_sod_metrics = pytest.importorskip("py_sod_metrics", reason="the oracle of the metrics")
 
 Map = NDArray[np.float32]
 Mask = NDArray[np.bool_]

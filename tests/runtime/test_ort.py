@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
 
 from edge_fusion.errors import SessionError
 from edge_fusion.runtime.ort import OrtSession
 from edge_fusion.runtime.session import Session
+
+onnx = pytest.importorskip("onnx", reason="these tests make their graphs with onnx")
+from onnx import TensorProto, helper  # noqa: E402
 
 
 def model_bytes(
