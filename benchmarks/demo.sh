@@ -8,7 +8,7 @@ step() { printf '\n== %s\n' "$*"; }
 # Worlds from seed 2^30 on are never trained on.
 unseen=1073741824
 
-step "1/4 train mutualformer-mobilenetv2 on procedural scenes for ${MINUTES:=3} minutes"
+step "1/4 train mutualformer-mobilenetv2 on procedural scenes for ${MINUTES:=5} minutes"
 "$BIN/python" -m benchmarks.reference.train --minutes "$MINUTES" --min-iou 0.6 \
   --out "$OUT/mutualformer-mobilenetv2.safetensors"
 
