@@ -102,7 +102,7 @@ def compare(
         bundle: The bundle.
         sources: Sets of pairs; those without masks give agreement figures alone.
         options: What to compare and how hard to measure.
-        progress: Called with pairs done, pairs in all and what is happening.
+        progress: Called with parts done, parts in all and what is happening.
         open_session: Opens one variant on a backend.
 
     Raises:
@@ -124,16 +124,22 @@ def compare(
     images: list[ImageResult] = []
     by_set: list[list[ImageResult]] = [[] for _ in sources]
     with _sessions(bundle, options, open_session) as sessions:
+        report(0, sum(lengths), "accuracy")
         for place, frame in _pairs(sources, lengths):
-            report(len(images), sum(lengths), "accuracy")
             maps = _run(sessions, frame, model)
             result = _judge(sources[place].uri, frame, maps)
             picker.offer(result.degradation, partial(draw_pictures, frame, maps))
             images.append(result)
             by_set[place].append(result)
-        report(len(images), sum(lengths), "latency")
+            report(len(images), sum(lengths), "accuracy")
+        report(0, 1, "latency")
         latency = _latency(sessions, sources, lengths, model, options)
-    report(len(images), sum(lengths), "memory")
+        report(1, 1, "latency")
+    costs = {}
+    for done, variant in enumerate(options.variants):
+        report(done, len(options.variants), "memory")
+        costs[variant] = _cost(bundle, variant, options)
+    report(len(costs), len(costs), "memory")
     return Comparison(
         created_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         bundle=str(bundle.path),
@@ -146,7 +152,7 @@ def compare(
         ),
         pooled=_summarise("all sets", images, options.variants),
         images=tuple(images),
-        costs={variant: _cost(bundle, variant, options) for variant in options.variants},
+        costs=costs,
         latency=latency,
         machine=machine,
         panels=picker.panels(),

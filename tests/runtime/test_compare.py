@@ -92,8 +92,12 @@ class TestAccuracy:
             (0, 3, "accuracy"),
             (1, 3, "accuracy"),
             (2, 3, "accuracy"),
-            (3, 3, "latency"),
-            (3, 3, "memory"),
+            (3, 3, "accuracy"),
+            (0, 1, "latency"),
+            (1, 1, "latency"),
+            (0, 2, "memory"),
+            (1, 2, "memory"),
+            (2, 2, "memory"),
         ]
 
     def test_the_record_is_plain_json(self, make_bundle, make_source, opener):
