@@ -140,7 +140,7 @@ def frame_sha256(frame: RgbdFrame) -> str:
 
 def _open(uri: str) -> StoredSource:
     try:
-        return open_stored(uri)
+        return open_stored(uri, masks=False)
     except SourceError as err:
         raise CalibrationError(
             f"calibration set {uri}: {err.what}",

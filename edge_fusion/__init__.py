@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from edge_fusion.bundle import Bundle
     from edge_fusion.errors import EdgeFusionError
-    from edge_fusion.export.pipeline import BuildOptions, build
+    from edge_fusion.export.options import BuildOptions
+    from edge_fusion.export.pipeline import build
     from edge_fusion.frame import RgbdFrame
     from edge_fusion.preprocess import prepare, saliency_map
     from edge_fusion.runtime.compare import compare
@@ -43,7 +44,7 @@ __all__ = [
 
 _HOMES = {
     "Bundle": "edge_fusion.bundle",
-    "BuildOptions": "edge_fusion.export.pipeline",
+    "BuildOptions": "edge_fusion.export.options",
     "DepthSpec": "edge_fusion.spec",
     "EdgeFusionError": "edge_fusion.errors",
     "ModelSpec": "edge_fusion.spec",

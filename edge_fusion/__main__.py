@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
@@ -16,16 +18,17 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from edge_fusion import __version__
-from edge_fusion.errors import EdgeFusionError, GateError, MissingDependencyError
+from edge_fusion.errors import EdgeFusionError, GateError, InputError, MissingDependencyError
 
 # Heavy packages, and the wings that need them, are imported inside the command that uses them:
 # `--help` answers at once, and `run` works where torch is not installed.
 
-INTERRUPTED = 130
+INTERRUPTED, CLOSED_PIPE, BUG = 130, 141, 70  # as shells and sysexits.h have them
 #: What brings a package whose absence is found only when a command imports it.
 CURES = {
     "cv2": "pip install 'edge-fusion[opencv]', or on a Jetson use the system's own OpenCV from a "
     "virtual environment made with --system-site-packages",
+    "a cv2 built for this numpy": "pip install 'numpy<2', as JetPack 6 needs for its own OpenCV",
     **dict.fromkeys(
         ("torch", "onnx", "onnxslim", "onnxscript", "nncf", "safetensors"),
         "pip install 'edge-fusion[export]' on the workstation; the device does not need it",
@@ -39,8 +42,10 @@ def _naming_missing_packages(command: str | None) -> Iterator[None]:
     """Say which extra brings a package that is not installed; any other import error is a bug."""
     try:
         yield
-    except ModuleNotFoundError as err:
+    except ImportError as err:
         package = (err.name or "").split(".")[0]
+        if "numpy.core.multiarray" in str(err):  # how a cv2 built against numpy 1 fails under 2
+            package = "a cv2 built for this numpy"
         if package not in CURES:
             raise
         raise MissingDependencyError(
@@ -72,14 +77,27 @@ class Commands(TyperGroup):
                 return super().invoke(ctx)
         except EdgeFusionError as err:
             if ctx.params.get("debug"):
-                raise
-            Console(stderr=True, soft_wrap=True, highlight=False).print(
-                f"error: {err}", style="red", markup=False
-            )
+                traceback.print_exc()
+            _complain(f"error: {err}")
             raise typer.Exit(err.exit_code) from err
         except KeyboardInterrupt as err:
-            Console(stderr=True).print("interrupted; nothing half-written was left", style="red")
+            _complain("interrupted; nothing half-written was left")
             raise typer.Exit(INTERRUPTED) from err
+        except BrokenPipeError as err:  # whoever read us has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(CLOSED_PIPE) from err
+        except Exception as err:
+            if type(err).__module__.partition(".")[0] in ("typer", "click"):
+                raise  # its own usage errors and exits
+            if ctx.params.get("debug"):
+                traceback.print_exc()
+            _complain(f"unexpected {type(err).__name__}: {err}; this is a bug: --debug shows where")
+            raise typer.Exit(BUG) from err
+
+
+def _complain(message: str) -> None:
+    console = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
+    console.print(message, style="red", markup=False)
 
 
 app = typer.Typer(
@@ -88,14 +106,30 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit status: 0 done, 1 a gate was missed, 2 bad input, 130 interrupted.",
+    epilog="Exit status: 0 done, 1 a gate was missed, 2 bad input, 70 a bug, 130 interrupted.",
 )
+
+
+def _place_for_json(json_to: str | None) -> str | None:
+    """Refuse a place that cannot be written to before any work is done."""
+    if json_to is None or json_to == "-":
+        return json_to
+    path = Path(json_to)
+    if not json_to or path.is_dir() or not path.absolute().parent.is_dir():
+        raise InputError(
+            f"--json {json_to!r}", expected="a file in an existing folder, or - for standard output"
+        )
+    return json_to
+
 
 BundlePath = Annotated[Path, typer.Argument(help="A bundle: its folder or its .tar.")]
 JsonTo = Annotated[
     str | None,
     typer.Option(
-        "--json", metavar="FILE", help="Write the result as JSON; '-' is standard output."
+        "--json",
+        metavar="FILE",
+        help="Write the result as JSON; '-' is standard output.",
+        callback=_place_for_json,
     ),
 ]
 TargetName = Annotated[
@@ -155,12 +189,15 @@ def build(
         str | None, typer.Option(metavar="WxH", help="Input size, instead of the model's own.")
     ] = None,
     calib_count: Annotated[int, typer.Option(min=1, help="How many pairs to choose.")] = 64,
-    seed: Annotated[int, typer.Option(help="Seed of that choice.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of that choice.")] = 0,
     keep_fp16: Annotated[
         list[str] | None,
         typer.Option(help="Node names (globs) to keep out of INT8; may be repeated."),
     ] = None,
-    opset: Annotated[int, typer.Option(min=17, max=20, help="ONNX opset to trace at.")] = 18,
+    opset: Annotated[
+        int | None,
+        typer.Option(min=13, max=20, help="ONNX opset; 18, or older where the target needs it."),
+    ] = None,
     exporter: Annotated[
         ExporterName, typer.Option(help="torch's exporter; legacy takes what dynamo cannot.")
     ] = ExporterName.dynamo,
@@ -175,7 +212,7 @@ def build(
 ) -> None:
     """Build a verified bundle: FP32 and, by default, INT8 calibrated on your own pairs."""
     from edge_fusion.console import Steps, console_for, emit_json, facts_table
-    from edge_fusion.export.pipeline import BuildOptions
+    from edge_fusion.export.options import BuildOptions
     from edge_fusion.export.pipeline import build as build_bundle
     from edge_fusion.runtime.inspect import bundle_facts
 
@@ -256,27 +293,18 @@ def compare(
     json_to: JsonTo = None,
 ) -> None:
     """Compare FP32 and INT8: accuracy against masks, agreement, latency, size and memory."""
-    from edge_fusion.bundle import Bundle
     from edge_fusion.console import Steps, console_for, emit_json
-    from edge_fusion.runtime.compare import CompareOptions
-    from edge_fusion.runtime.compare import compare as compare_variants
+    from edge_fusion.runtime.compare import CompareOptions, compare_bundle
     from edge_fusion.runtime.gates import check_gates, parse_gates
     from edge_fusion.runtime.report import page_template, terminal_table, write_html
-    from edge_fusion.runtime.source.uri import open_stored
     from edge_fusion.runtime.verdict import verdict
 
     gates = parse_gates(max_drop or (), require or ())
     if html is not None:
         page_template()  # a missing package is said before the measuring, not after
-    console = console_for(json_to)
-    opened, sources = Bundle.read(bundle), [open_stored(uri) for uri in data]
+    console, options = console_for(json_to), CompareOptions(backend=backend, limit=limit)
     with Steps(console) as steps:
-        comparison = compare_variants(
-            opened,
-            sources,
-            CompareOptions(backend=backend, limit=limit),
-            lambda done, total, what: steps(what, done, total),
-        )
+        comparison = compare_bundle(bundle, data, options, steps.named)
     console.print(terminal_table(comparison), verdict(comparison))
     emit_json(json_to, comparison.as_dict())
     if html is not None:
@@ -342,7 +370,7 @@ def models(
     rows = list_models(name)
     columns = ("model", "input", "M parameters", "GMACs", "summary")
     console_for(json_to).print(grid(columns, [row.cells() for row in rows]))
-    emit_json(json_to, [row.as_dict() for row in rows])
+    emit_json(json_to, rows[0].as_dict() if name else [row.as_dict() for row in rows])
 
 
 @app.command()
@@ -363,11 +391,17 @@ def targets(
 
 
 @app.command()
-def sources() -> None:
+def sources(json_to: JsonTo = None) -> None:
     """List the kinds of sources that run, compare and --calib take, with every option of each."""
-    from edge_fusion.runtime.source.uri import describe_schemes
+    from edge_fusion.console import STANDARD_OUTPUT, emit_json
+    from edge_fusion.runtime.source.uri import SCHEMES, describe_schemes
 
-    typer.echo(describe_schemes())
+    typer.echo(describe_schemes(), err=json_to == STANDARD_OUTPUT)
+    options = {
+        name: {key: {"form": k.form, "meaning": k.meaning} for key, k in scheme.keys.items()}
+        for name, scheme in SCHEMES.items()
+    }
+    emit_json(json_to, options)
 
 
 def _terminate(number: int, frame: object) -> None:

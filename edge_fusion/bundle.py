@@ -4,22 +4,41 @@ from __future__ import annotations
 
 import io
 import json
+import stat
 import tarfile
-from collections.abc import Callable, Mapping
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from edge_fusion.errors import BundleError, OutputError
-from edge_fusion.files import partial_directory, sha256, write_bytes, writing
+from edge_fusion.files import partial_directory, sha256, write_bytes, write_synced, writing
 from edge_fusion.manifest import MANIFEST_NAME, SCHEMA_VERSION, FileRecord, Manifest
 from edge_fusion.spec import first_problem
 
 GOLDEN_NAME = "golden.npz"
+ENGINES = "engines/"  # what a device adds below it belongs to the bundle, unlisted as it is
 _MAX_MANIFEST_BYTES = 64 << 20
+_AGAIN = "copy the bundle again, or build it again"
+
+# What zipfile and numpy raise over a damaged archive; RuntimeError is an encrypted member.
+_ARCHIVE_ERRORS = (
+    ValueError,
+    OSError,
+    KeyError,
+    EOFError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+_Reader = Callable[[str, int], bytes]  # name, most bytes it may have
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +61,13 @@ class Bundle:
             path: A bundle's folder or ``.tar``.
 
         Raises:
-            BundleError: No bundle is there, a file is missing or altered, or the schema is newer.
+            BundleError: No bundle is there, a file is missing or altered, the manifest leaves out
+                the hash of a file or the tolerance of a variant, or the schema is newer.
         """
         path = Path(path)
-        read = _reader(path)
-        bundle = cls(path, _parse_manifest(path, read(MANIFEST_NAME)))
+        manifest = _parse_manifest(path, _reader(path)(MANIFEST_NAME, _MAX_MANIFEST_BYTES))
+        _check_complete(path, manifest)
+        bundle = cls(path, manifest)
         for name in bundle.manifest.files:
             bundle.file(name)
         return bundle
@@ -67,14 +88,14 @@ class Bundle:
                 f"bundle {self.path} has no file '{name}'",
                 expected=" or ".join(self.manifest.files),
             )
-        data = _reader(self.path)(name)
         entry = self.manifest.files[name]
-        if sha256(data) != entry.sha256:
+        data = _reader(self.path)(name, entry.size_bytes)
+        if len(data) != entry.size_bytes or sha256(data) != entry.sha256:
             raise BundleError(
                 f"'{name}' in bundle {self.path} is damaged or was changed",
                 expected=f"{entry.size_bytes} bytes with sha256 {entry.sha256[:12]}...",
                 got=f"{len(data)} bytes with sha256 {sha256(data)[:12]}...",
-                cure="copy the bundle again, or build it again",
+                cure=_AGAIN,
             )
         return data
 
@@ -95,14 +116,30 @@ class Bundle:
     def golden(self) -> dict[str, NDArray[np.float32]]:
         """The stored inputs and outputs: ``input.<name>`` and ``output.<variant>``, batch stacked.
 
+        Every input of the model and every variant is there, with the same number of samples, at
+        least one.
+
         Raises:
             BundleError: The file is altered or not what it should be.
         """
+        data = self.file(GOLDEN_NAME)
         try:
-            with np.load(io.BytesIO(self.file(GOLDEN_NAME)), allow_pickle=False) as archive:
-                return {name: archive[name] for name in archive.files}
-        except (ValueError, OSError, KeyError) as err:
-            raise BundleError(f"{GOLDEN_NAME} in bundle {self.path}", got=str(err)) from err
+            arrays = _load_arrays(data)
+        except _ARCHIVE_ERRORS as err:
+            raise BundleError(
+                f"{GOLDEN_NAME} in bundle {self.path} is not readable", got=str(err), cure=_AGAIN
+            ) from err
+        inputs = (f"input.{tensor.name}" for tensor in self.manifest.model.inputs)
+        needed = (*inputs, *(f"output.{variant}" for variant in self.variants))
+        counts = {name: len(arrays[name]) for name in needed if name in arrays}
+        if len(counts) < len(needed) or len(set(counts.values())) > 1 or 0 in counts.values():
+            raise BundleError(
+                f"{GOLDEN_NAME} in bundle {self.path} is incomplete",
+                expected=f"{', '.join(needed)} with the same number of samples, at least one",
+                got=", ".join(f"{name} with {counts.get(name, 'none')}" for name in needed),
+                cure=_AGAIN,
+            )
+        return arrays
 
 
 def write_bundle(
@@ -120,6 +157,7 @@ def write_bundle(
         The bundle, read back from disk.
 
     Raises:
+        BundleError: A variant has no file or no tolerance, or there are no golden outputs.
         OutputError: Something is at ``path`` already, or the disk refused.
     """
     check_destination(path, replace=replace)
@@ -127,6 +165,7 @@ def write_bundle(
         name: FileRecord(sha256=sha256(data), size_bytes=len(data)) for name, data in files.items()
     }
     complete = Manifest.model_validate({**manifest.model_dump(), "files": entries})
+    _check_complete(path, complete)
     text = json.dumps(complete.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
     contents = {MANIFEST_NAME: text.encode(), **files}
     if path.suffix == ".tar":
@@ -135,7 +174,7 @@ def write_bundle(
         with partial_directory(path, "the bundle") as partial:
             for name, data in contents.items():
                 (partial / name).parent.mkdir(parents=True, exist_ok=True)
-                (partial / name).write_bytes(data)
+                write_synced(partial / name, data)
     return Bundle.read(path)
 
 
@@ -143,11 +182,21 @@ def check_destination(path: Path, *, replace: bool) -> None:
     """Refuse a destination before any work is done: what is there must never be lost.
 
     Raises:
-        OutputError: ``path`` holds something that is not a bundle, or a bundle that may not be
-            replaced.
+        OutputError: ``path`` is a file where a folder is to be written or the other way round,
+            holds something that is not a bundle, a bundle that may not be replaced, or a bundle
+            to which somebody added files of their own.
     """
     with writing("the bundle", path):
-        occupied = path.exists() and (path.is_file() or any(path.iterdir()))
+        there = path.exists()
+        occupied = there and (not path.is_dir() or any(path.iterdir()))
+    as_tar = path.suffix == ".tar"
+    if there and path.is_dir() == as_tar:
+        raise OutputError(
+            f"{path} is a {'folder' if as_tar else 'file'}",
+            expected="a .tar file or nothing" if as_tar else "a folder or nothing",
+            cure="choose another place; a bundle whose name ends in .tar is a file, any other is "
+            "a folder",
+        )
     if not occupied:
         return
     if not is_bundle(path):
@@ -159,24 +208,70 @@ def check_destination(path: Path, *, replace: bool) -> None:
         raise OutputError(
             f"{path} already holds a bundle", cure="choose another place, or replace it: --force"
         )
+    foreign = _foreign_file(path)
+    if foreign is not None:
+        raise OutputError(
+            f"{path} holds a bundle and also '{foreign}', which does not belong to it",
+            cure="move that file away, or choose another place; nothing there was touched",
+        )
 
 
 def is_bundle(path: Path) -> bool:
     """Whether ``path`` is a bundle, whatever its state: it has a manifest of our schema."""
     try:
-        return "schema_version" in json.loads(_reader(path)(MANIFEST_NAME))
+        return "schema_version" in _manifest_fields(path)
     except (BundleError, ValueError):
         return False
 
 
+def _foreign_file(path: Path) -> str | None:
+    """The first file in a bundle that neither its manifest nor a device's build put there."""
+    listed = _manifest_fields(path).get("files")
+    own = {MANIFEST_NAME, *(listed if isinstance(listed, dict) else ())}
+    names = sorted(_names_in_folder(path) if path.is_dir() else _names_in_tar(path))
+    return next((n for n in names if n not in own and not n.startswith(ENGINES)), None)
+
+
+def _names_in_folder(path: Path) -> Iterator[str]:
+    with writing("the bundle", path):
+        for entry in path.rglob("*"):
+            if entry.is_symlink() or not entry.is_dir():
+                yield entry.relative_to(path).as_posix()
+
+
+def _names_in_tar(path: Path) -> Iterator[str]:
+    with tarfile.open(path, "r:") as archive:
+        yield from (member.name for member in archive if not member.isdir())
+
+
+def _manifest_fields(path: Path) -> dict[str, Any]:
+    """The manifest's fields as they stand, unchecked.
+
+    Raises:
+        BundleError: There is no manifest.
+        ValueError: It is not a JSON object.
+    """
+    return _json_object(_reader(path)(MANIFEST_NAME, _MAX_MANIFEST_BYTES))
+
+
+def _json_object(data: bytes) -> dict[str, Any]:
+    try:
+        content = json.loads(data)
+    except RecursionError:
+        raise ValueError("JSON nested far too deeply") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"a JSON {type(content).__name__}, not an object")
+    return content
+
+
 def _parse_manifest(path: Path, data: bytes) -> Manifest:
     try:
-        version = json.loads(data)["schema_version"]
-    except (ValueError, KeyError, TypeError) as err:
+        version = _json_object(data)["schema_version"]
+    except (ValueError, KeyError) as err:
         raise BundleError(
             f"{MANIFEST_NAME} of {path} is not a manifest",
-            got=str(err),
-            cure="copy the bundle again, or build it again",
+            got="no schema_version" if isinstance(err, KeyError) else str(err),
+            cure=_AGAIN,
         ) from err
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise BundleError(
@@ -193,47 +288,90 @@ def _parse_manifest(path: Path, data: bytes) -> Manifest:
         ) from err
 
 
-def _reader(path: Path) -> Callable[[str], bytes]:
+def _check_complete(path: Path, manifest: Manifest) -> None:
+    """Every file that will be read has a hash, every variant a bound to be judged by."""
+    needed = (*manifest.variants.values(), GOLDEN_NAME)
+    bounded = manifest.golden.mean_abs_tolerance
+    missing = [f"the hash of '{name}'" for name in needed if name not in manifest.files]
+    missing += [f"the tolerance of '{name}'" for name in manifest.variants if name not in bounded]
+    if missing:
+        raise BundleError(
+            f"{MANIFEST_NAME} of {path} is incomplete",
+            expected="a hash of every file and a golden tolerance of every variant",
+            got=f"one without {', '.join(missing)}",
+            cure=_AGAIN,
+        )
+
+
+def _load_arrays(data: bytes) -> dict[str, NDArray[np.float32]]:
+    """Every array of an ``.npz``; raises one of ``_ARCHIVE_ERRORS``."""
+    archive = np.load(io.BytesIO(data), allow_pickle=False)
+    if isinstance(archive, np.ndarray):
+        raise ValueError("a single array, not an archive of several")
+    with archive:
+        arrays = {name: archive[name] for name in archive.files}
+    for name, array in arrays.items():
+        # A member that is no array comes back as bytes.
+        if not isinstance(array, np.ndarray) or array.dtype != np.float32 or not array.ndim:
+            raise ValueError(f"'{name}' is no stack of float32 samples")
+    return arrays
+
+
+def _reader(path: Path) -> _Reader:
     """How to read one file of a bundle, by what the bundle is."""
     if path.is_dir():
-        return lambda name: _read_from_folder(path, name)
+        return lambda name, most: _read_from_folder(path, name, most)
     if path.is_file():
-        return lambda name: _read_from_tar(path, name)
+        return lambda name, most: _read_from_tar(path, name, most)
     raise BundleError(
         f"no bundle at {path}", cure="make one: edge-fusion build MODEL --calib SET -o BUNDLE"
     )
 
 
-def _read_from_folder(path: Path, name: str) -> bytes:
+def _read_from_folder(path: Path, name: str, most: int) -> bytes:
     file = path / name
     try:
         if file.is_symlink() or not file.resolve().is_relative_to(path.resolve()):
             raise BundleError(f"'{name}' in bundle {path} is a link; bundles hold plain files only")
+        status = file.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise BundleError(f"'{name}' in {path} is not a plain file")
+        _check_size(path, name, status.st_size, most)
         return file.read_bytes()
     except OSError as err:
         raise BundleError(
             f"'{name}' is missing from {path}",
             got=err.strerror or str(err),
-            cure="is this a bundle? copy it again, or build it again",
+            cure=f"is this a bundle? {_AGAIN}",
         ) from err
 
 
-def _read_from_tar(path: Path, name: str) -> bytes:
+def _read_from_tar(path: Path, name: str, most: int) -> bytes:
     try:
         with tarfile.open(path, "r:") as archive:
             member = archive.getmember(name)
             file = archive.extractfile(member) if member.isreg() else None
             if file is None:
                 raise BundleError(f"'{name}' in {path} is not a plain file")
-            if name == MANIFEST_NAME and member.size > _MAX_MANIFEST_BYTES:
-                raise BundleError(f"{MANIFEST_NAME} in {path} is unreasonably large")
+            _check_size(path, name, member.size, most)
             return file.read()
     except KeyError as err:
         raise BundleError(f"'{name}' is missing from {path}; is this a bundle?") from err
-    except (tarfile.TarError, OSError) as err:
+    except (tarfile.TarError, OSError, ValueError) as err:
         raise BundleError(
             f"{path} is not a readable .tar", got=str(err), cure="copy the bundle again"
         ) from err
+
+
+def _check_size(path: Path, name: str, size: int, most: int) -> None:
+    """Before reading: a few bytes of a sparse file or archive member can claim any size."""
+    if size > most:
+        raise BundleError(
+            f"'{name}' in bundle {path} is too large",
+            expected=f"at most {most} bytes",
+            got=f"{size} bytes",
+            cure=_AGAIN,
+        )
 
 
 def _tar(contents: Mapping[str, bytes]) -> bytes:

@@ -36,7 +36,7 @@ def console_for(json_to: str | None) -> Console:
     """The console for people: standard error where standard output carries the JSON."""
     # The stream is taken now: libraries that are silenced by redirecting it must not silence us.
     stream = sys.stderr if json_to == STANDARD_OUTPUT else sys.stdout
-    console = Console(file=stream, highlight=False)
+    console = Console(file=stream, highlight=False, emoji=False)
     if not console.is_terminal:
         console.width = PIPED_WIDTH
     return console
@@ -163,3 +163,7 @@ class Steps:
         if step not in self._tasks:
             self._tasks[step] = self._bars.add_task(f"{step:<10}", total=total or None, detail="")
         self._bars.update(self._tasks[step], completed=done, total=total or None, detail=detail)
+
+    def named(self, done: int, total: int, step: str) -> None:
+        """The same, for callers that say the step last."""
+        self(step, done, total)

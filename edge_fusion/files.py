@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ _CURES = {
     errno.EACCES: "you may not write there: choose another place or fix the permissions",
     errno.EPERM: "you may not write there: choose another place or fix the permissions",
     errno.EROFS: "that file system is read-only: write elsewhere",
+    errno.EEXIST: "a part of that path is a file, not a folder",
+    errno.ENOENT: "create its folder first",
     errno.ENOTDIR: "a part of that path is a file, not a folder",
     errno.EISDIR: "that path is a folder, a file was expected",
 }
@@ -35,6 +38,17 @@ def writing(what: str, path: Path) -> Iterator[None]:
         raise OutputError(
             f"cannot write {what} {path}", got=err.strerror or str(err), cure=cure
         ) from err
+
+
+def partial_name(path: Path) -> Path:
+    """Where ``path`` grows until it is whole: a hidden sibling of this process alone.
+
+    Example:
+        >>> grows = partial_name(Path("videos/out.mp4"))
+        >>> grows.parent.name, grows.name.startswith(".out.partial-"), grows.suffix
+        ('videos', True, '.mp4')
+    """
+    return path.with_name(f".{path.stem}.partial-{os.getpid()}{path.suffix}")
 
 
 @contextmanager
@@ -58,23 +72,40 @@ def partial_path(path: Path, what: str = "the file") -> Iterator[Path]:
         >>> [p.name for p in folder.iterdir()]
         ['a.txt']
     """
-    partial = path.with_name(f".{path.stem}.partial-{os.getpid()}{path.suffix}")
+    final = path.resolve()  # a link keeps pointing at what is replaced
+    partial = partial_name(final)
     with writing(what, path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if final.exists() and not final.is_file():
+            raise OutputError(f"cannot write {what} {path}", got="it exists and is no plain file")
+        final.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield partial
-            partial.replace(path)
+            partial.replace(final)
         finally:
             partial.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, data: bytes, what: str = "the file") -> None:
-    """Write a whole file or nothing.
+    """Write a whole file or nothing; into a pipe or a device, straight.
 
     Raises:
         OutputError: The file could not be written; an older one is untouched.
     """
-    with partial_path(path, what) as partial, partial.open("wb") as file:
+    if path.is_fifo() or path.is_char_device():
+        with writing(what, path), path.open("wb") as stream:
+            stream.write(data)
+        return
+    with partial_path(path, what) as partial:
+        write_synced(partial, data)
+
+
+def write_synced(path: Path, data: bytes) -> None:
+    """Write a file and wait until the disk has it, so that no power cut leaves a name without it.
+
+    Raises:
+        OSError: The file could not be written.
+    """
+    with path.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
@@ -92,6 +123,7 @@ def partial_directory(path: Path, what: str = "the folder") -> Iterator[Path]:
         OutputError: The folder could not be written; nothing is left behind.
     """
     with writing(what, path):
+        path = path.resolve()  # a link keeps pointing at what is replaced
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
         retired = partial.with_name(f"{partial.name}-replaced")
@@ -126,3 +158,17 @@ def sha256_file(path: Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def natural_key(name: str) -> list[tuple[bool, int, str]]:
+    """Sort key under which numbers in a name count as numbers: ``a2`` before ``a10``.
+
+    Example:
+        >>> sorted(["a10", "b", "a2", "a"], key=natural_key)
+        ['a', 'a2', 'a10', 'b']
+    """
+    return [
+        (not part.isdecimal(), int(part) if part.isdecimal() else 0, part)
+        for part in re.split(r"([0-9]+)", name)
+        if part
+    ]

@@ -32,6 +32,8 @@ class Origin(Record):
         model: The model argument: a registry name, ``module:factory`` or a file name.
         weights: The checkpoint's file name, or where else the weights came from.
         weights_sha256: Hash of the checkpoint or ONNX file; None for weights made in memory.
+        checkpoint_report: What of the checkpoint was used and what was not; empty without one.
+        partial: Whether weights that the checkpoint lacks were allowed to stay as they were made.
         parameters: Number of weights; None for a foreign ONNX file.
         macs: Multiply-accumulates for one frame; None for a foreign ONNX file.
         folds: What was folded before tracing, in order.
@@ -40,6 +42,8 @@ class Origin(Record):
     model: str
     weights: str
     weights_sha256: Sha256 | None = None
+    checkpoint_report: str = ""
+    partial: bool = False
     parameters: int | None = None
     macs: int | None = None
     folds: tuple[str, ...] = ()

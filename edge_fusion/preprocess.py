@@ -7,6 +7,7 @@ normalisation that differs between them ruins a quantized model without any mess
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,6 +20,8 @@ from edge_fusion.spec import DepthInput, DepthSpec, ModelSpec, RgbInput
 Inputs = dict[str, NDArray[np.float32]]
 
 _ENOUGH = 1000  # readings that give a 1st percentile worth the name
+_PLAUSIBLE_M = (0.08, 200.0)  # from the closest depth cameras to long stereo baselines
+_ROUNDING = 1e-3  # how far arithmetic in 8 or 16 bits may carry a probability beyond 0..1
 _MIN_SPREAD = 1e-6  # a frame flatter than this has no nearness
 
 
@@ -50,7 +53,12 @@ def prepare(frame: RgbdFrame, spec: ModelSpec) -> Inputs:
             spec.depth,
         )
     except FrameError as err:
-        raise FrameError(f"depth of '{frame.id}': {err.what}", cure=err.cure) from err
+        raise FrameError(
+            f"depth of '{frame.id}': {err.what}",
+            expected=err.expected,
+            got=err.got,
+            cure=err.cure,
+        ) from err
     rgb_hwc = np.asarray(cv2.resize(frame.rgb, size, interpolation=cv2.INTER_LINEAR), np.uint8)
     return {
         spec.rgb.name: normalise_rgb(rgb_hwc, spec.rgb)[None],
@@ -86,7 +94,8 @@ def normalise_depth(
         model: What the model takes.
 
     Raises:
-        FrameError: No valid reading at all, or a model in metres fed with relative depth.
+        FrameError: No valid reading at all, metric depth at a distance that no camera sees, or a
+            model in metres fed with relative depth.
     """
     valid = valid_depth(depth, source)
     if not valid.any():
@@ -94,11 +103,27 @@ def normalise_depth(
             "no valid reading in the whole frame",
             cure="is the depth sensor covered, the invalid value wrong, or the file empty?",
         )
+    if source.scale_to_m is not None:
+        _check_distance(depth, valid, source.scale_to_m)
     unit, direction = _NORMALISERS[model.normalisation](depth, valid, source, model)
     if direction != model.larger_is:
         unit = np.float32(1) - unit
     filled = _HOLE_FILLERS[model.holes](unit, valid)
     return (filled - np.float32(model.mean)) / np.float32(model.std)
+
+
+def _check_distance(depth: NDArray[Any], valid: NDArray[np.bool_], scale_to_m: float) -> None:
+    """Refuse metric depth at a distance no depth camera sees: the unit is declared wrongly."""
+    sparse = depth[::4, ::4][valid[::4, ::4]]
+    middle_m = float(np.median(sparse if sparse.size else depth[valid])) * scale_to_m
+    nearest_m, farthest_m = _PLAUSIBLE_M
+    if not nearest_m <= middle_m <= farthest_m:
+        raise FrameError(
+            "implausible distance",
+            expected=f"a median of {nearest_m:g} to {farthest_m:g} m",
+            got=f"{middle_m:.3g} m",
+            cure="is the unit of depth declared rightly (mm, not m or 0.1mm)?",
+        )
 
 
 _Normalised = tuple[NDArray[np.float32], str]  # 0..1, and what a larger value means
@@ -186,20 +211,49 @@ def saliency_map(
         (H, W) float32 in 0..1.
 
     Raises:
-        FrameError: The output holds NaN or has another shape.
+        FrameError: The output holds NaN, has another shape, or is no probability though the
+            record says so.
     """
     if output.ndim != 4 or output.shape[:2] != (1, 1):
         raise FrameError("the model's output", expected="(1, 1, h, w)", got=str(output.shape))
-    plane = output[0, 0]
-    if spec.output.activation == "sigmoid":
-        plane = 1 / (1 + np.exp(-plane))
-    if not np.isfinite(plane).all():
+    height, width = size
+    plane = activate(output, spec)[0, 0]
+    resized = cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(resized, np.float32).clip(0, 1)
+
+
+def activate(output: NDArray[np.float32], spec: ModelSpec) -> NDArray[np.float32]:
+    """A model's output as probabilities, whatever the graph ends in.
+
+    Args:
+        output: Float32 of any shape: probabilities, or logits if ``spec.output`` says sigmoid.
+        spec: The model's record.
+
+    Returns:
+        The same shape, in 0..1 but for rounding.
+
+    Raises:
+        FrameError: A value is NaN or infinite, or outside 0..1 though the record promises
+            probabilities.
+
+    Example:
+        >>> activate(np.zeros(1, np.float32), ModelSpec(name="m", output={"activation": "sigmoid"}))
+        array([0.5], dtype=float32)
+    """
+    if not np.isfinite(output).all():
         raise FrameError(
             "the model's output holds NaN or infinity",
             cure="run 'edge-fusion inspect BUNDLE --self-check'; is a layer overflowing FP16?",
         )
-    height, width = size
-    resized = np.asarray(
-        cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR), np.float32
-    )
-    return resized.clip(0, 1)
+    if spec.output.activation == "sigmoid":
+        return np.asarray(0.5 + 0.5 * np.tanh(0.5 * output), np.float32)
+    low, high = float(output.min()), float(output.max())
+    if low < -_ROUNDING or high > 1 + _ROUNDING:
+        raise FrameError(
+            "the model's output is no saliency",
+            expected="0..1",
+            got=f"{low:.3g}..{high:.3g}",
+            cure='if these are logits, say so in the input record: "output": {"activation": '
+            '"sigmoid"}',
+        )
+    return output

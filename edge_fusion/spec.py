@@ -13,6 +13,7 @@ from edge_fusion.errors import ModelError
 Polarity = Literal["farther", "nearer"]
 Triple = tuple[float, float, float]
 
+LARGEST_SIDE = 4096  # pixels; beyond it a typing error is likelier than a wish
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
 IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
 
@@ -125,8 +126,8 @@ class ModelSpec(Record):
     """
 
     name: str
-    height: Annotated[int, Field(ge=1)] = 256
-    width: Annotated[int, Field(ge=1)] = 256
+    height: Annotated[int, Field(ge=1, le=LARGEST_SIDE)] = 256
+    width: Annotated[int, Field(ge=1, le=LARGEST_SIDE)] = 256
     rgb: RgbInput = RgbInput()
     depth: DepthInput = DepthInput()
     output: Output = Output()
@@ -145,21 +146,29 @@ def read_model_spec(path: Path) -> ModelSpec:
     """Read a :class:`ModelSpec` from a JSON file; fields left out keep their defaults.
 
     Args:
-        path: A JSON object such as ``{"name": "mine", "depth": {"normalisation": "minmax"}}``.
+        path: A JSON object such as ``{"name": "mine", "depth": {"normalisation": "minmax"}}``, or
+            what ``edge-fusion models NAME --json FILE`` wrote.
 
     Raises:
         ModelError: The file is missing, is not JSON, or holds a field we do not know.
     """
     try:
-        return ModelSpec.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as err:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(record, dict) and "spec" in record:
+            record = record["spec"]
+        return ModelSpec.model_validate(record)
+    except (OSError, ValueError) as err:
+        if isinstance(err, ValidationError):
+            raise _invalid_record(path, err) from err
         raise ModelError(f"cannot read the model's input record {path}", got=str(err)) from err
-    except ValidationError as err:
-        raise ModelError(
-            f"the model's input record {path} is not valid",
-            got=first_problem(err),
-            cure=f"fields and defaults: {json.dumps(ModelSpec(name='mine').model_dump())}",
-        ) from err
+
+
+def _invalid_record(path: Path, error: ValidationError) -> ModelError:
+    return ModelError(
+        f"the model's input record {path} is not valid",
+        got=first_problem(error),
+        cure=f"fields and defaults: {json.dumps(ModelSpec(name='mine').model_dump())}",
+    )
 
 
 def first_problem(error: ValidationError) -> str:

@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,7 @@ from .memory_probe import peak_memory
 from .panels import PanelPicker, draw_pictures
 from .session import Session, open_session
 from .source.base import StoredSource
+from .source.uri import open_stored
 
 Opener = Callable[[Bundle, str, str], Session]
 Progress = Callable[[int, int, str], None]
@@ -86,6 +88,28 @@ class CompareOptions:
 
 
 DEFAULT_OPTIONS = CompareOptions()
+
+
+def compare_bundle(
+    path: Path,
+    data: Sequence[str],
+    options: CompareOptions = DEFAULT_OPTIONS,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Open a bundle and sets of pairs, and compare the bundle's variants on them.
+
+    Args:
+        path: A bundle's folder or ``.tar``.
+        data: Folders or URIs of stored sources.
+        options: What to compare and how hard to measure.
+        progress: As for :func:`compare`.
+
+    Raises:
+        BundleError: The bundle is missing or damaged.
+        InputError: As for :func:`compare`, and with it SourceError, FrameError and SessionError.
+    """
+    bundle = Bundle.read(path)
+    return compare(bundle, [open_stored(uri) for uri in data], options, progress)
 
 
 def compare(

@@ -75,6 +75,9 @@ def bundle_facts(bundle: Bundle) -> dict[str, str]:
     }
     if origin.parameters is not None and origin.macs is not None:
         facts["cost"] = f"{origin.parameters / 1e6:.2f} M parameters, {origin.macs / 1e9:.3f} GMACs"
+    if origin.checkpoint_report:
+        allowed = " (partial load allowed)" if origin.partial else ""
+        facts["checkpoint"] = f"{origin.checkpoint_report}{allowed}"
     if manifest.calibration is not None:
         chosen = manifest.calibration
         facts["calibrated"] = (

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
@@ -69,6 +70,7 @@ def peak_memory(bundle: Path, variant: str, backend: str) -> Memory | None:
     if not _STATUS.is_file():
         return None
     command = [sys.executable, "-m", __name__, str(bundle), variant, backend]
+    cure = f"see whether it runs alone: {_run_command(bundle, variant, backend)}"
     package_root = Path(next(iter(edge_fusion.__path__))).parent
     paths = [str(package_root), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
@@ -78,13 +80,17 @@ def peak_memory(bundle: Path, variant: str, backend: str) -> Memory | None:
             command, env=environment, capture_output=True, text=True, timeout=_TIMEOUT_S
         )
     except subprocess.TimeoutExpired as err:
-        raise SessionError(f"{what} took more than {_TIMEOUT_S} s") from err
+        raise SessionError(f"{what} took more than {_TIMEOUT_S} s", cure=cure) from err
     if child.returncode != 0:
         complaint = child.stderr.strip().splitlines() or [f"exit status {child.returncode}"]
-        raise SessionError(
-            what, got=complaint[-1], cure="leave it out: CompareOptions(memory=False)"
-        )
+        raise SessionError(f"{what} failed", got=complaint[-1], cure=cure)
     return Memory(**json.loads(child.stdout.splitlines()[-1]))
+
+
+def _run_command(bundle: Path, variant: str, backend: str) -> str:
+    """The command that shows a variant's trouble with nothing around it."""
+    options = ("--variant", variant, "--backend", backend, "--limit", "3")
+    return shlex.join(("edge-fusion", "run", str(bundle), "demo://", *options))
 
 
 def measure_here(path: Path, variant: str, backend: str) -> Memory:

@@ -97,9 +97,7 @@ class OrtSession:
         try:
             values = self._session.run(None, dict(inputs))
         except Exception as err:  # its exceptions share no base of their own
-            raise SessionError(
-                "ONNX Runtime failed to run the model", got=_first_line(err)
-            ) from err
+            raise SessionError("ONNX Runtime failed to run the model", got=first_line(err)) from err
         return {spec.name: value for spec, value in zip(self._outputs, values, strict=True)}
 
     def close(self) -> None:
@@ -187,7 +185,7 @@ def _open(model: bytes, options: Any) -> Any:
     try:
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as err:  # its exceptions share no base of their own
-        raise SessionError("ONNX Runtime refused the model", got=_first_line(err)) from err
+        raise SessionError("ONNX Runtime refused the model", got=first_line(err)) from err
 
 
 def _input_spec(arg: Any) -> TensorSpec:
@@ -197,7 +195,8 @@ def _input_spec(arg: Any) -> TensorSpec:
             f"the model's input '{arg.name}'",
             expected="tensor(float) of fixed shape",
             got=f"{arg.type} {arg.shape}",
-            cure="load it with edge_fusion.export.trace.load_onnx, which fixes free axes",
+            cure="export it in float32 with the sizes it will run at: "
+            "'edge-fusion build FILE.onnx' fixes free axes",
         )
     return TensorSpec(name=arg.name, shape=shape)
 
@@ -210,5 +209,12 @@ def _quoted(names: Sequence[str] | Mapping[str, object]) -> str:
     return ", ".join(f"'{name}'" for name in names) or "nothing"
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+def first_line(error: BaseException) -> str:
+    """What a third-party error says, in one line; its class where it says nothing.
+
+    Example:
+        >>> first_line(RuntimeError("no such operator: Foo" + chr(10) + "see the log"))
+        'no such operator: Foo'
+    """
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -13,9 +13,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_fusion.frame import RgbdFrame, valid_depth
-from edge_fusion.preprocess import normalise_depth
-from edge_fusion.spec import DepthInput
+from edge_fusion.frame import RgbdFrame
+
+from .sink.overlay import colour_depth
 
 LONG_SIDE = 240
 DIFFERENCE_GAIN = 4  # differences that matter are small; 25 % already shows as the brightest
@@ -119,7 +119,7 @@ def draw_pictures(frame: RgbdFrame, maps: Mapping[str, NDArray[np.float32]]) -> 
     truth = [] if frame.mask is None else [Picture("truth", _shrink(_grey(frame.mask), size))]
     return (
         Picture("colour", _shrink(frame.rgb, size)),
-        Picture("depth", _depth_colours(frame, size)),
+        Picture("depth", _red_first(colour_depth(frame, size, cv2.COLORMAP_TURBO))),
         *truth,
         *(Picture(name, _shrink(_grey(maps[name]), size)) for name in variants),
         Picture("difference", _heat(_shrink(_grey(DIFFERENCE_GAIN * difference), size))),
@@ -135,17 +135,8 @@ def _grey(plane: NDArray[np.float32] | NDArray[np.bool_]) -> Pixels:
 
 
 def _heat(grey: Pixels) -> Pixels:
-    coloured = cv2.applyColorMap(grey, cv2.COLORMAP_INFERNO)
-    return np.ascontiguousarray(coloured[..., ::-1], np.uint8)
+    return _red_first(np.asarray(cv2.applyColorMap(grey, cv2.COLORMAP_INFERNO), np.uint8))
 
 
-def _depth_colours(frame: RgbdFrame, size: tuple[int, int]) -> Pixels:
-    """Nearness as colour, red near and blue far; black where there is no reading."""
-    depth = cv2.resize(frame.depth, size, interpolation=cv2.INTER_NEAREST)
-    valid = valid_depth(depth, frame.depth_spec)
-    if not valid.any():
-        return np.zeros((*depth.shape, 3), np.uint8)
-    nearness = normalise_depth(depth, frame.depth_spec, DepthInput())
-    coloured = cv2.applyColorMap(_grey(nearness), cv2.COLORMAP_TURBO)
-    coloured[~valid] = 0
-    return np.ascontiguousarray(coloured[..., ::-1], np.uint8)
+def _red_first(bgr: Pixels) -> Pixels:
+    return np.ascontiguousarray(bgr[..., ::-1])

@@ -71,14 +71,16 @@ def run_bundle(
         What was used and the summary; Ctrl-C ends the stream early and still returns it.
 
     Raises:
+        InputError: ``limit`` is below 1.
         BundleError: The bundle is damaged or has no such variant.
         SourceError: The source cannot be opened, or not one pair of it was usable.
         SessionError: The backend refused the model.
         OutputError: The sink could not be written.
     """
+    stream_options = StreamOptions(limit=options.limit)  # refuses before anything is opened
     bundle = Bundle.read(options.bundle)
     variant = options.variant or default_variant(bundle)
-    source = open_source(options.source)
+    source = open_source(options.source, masks=False)
     with closing(open_session(bundle, variant, options.backend)) as session:
         sinks = [open_sink(options.sink)] if options.sink else []
         summary = stream(
@@ -86,7 +88,7 @@ def run_bundle(
             bundle.manifest.model,
             source,
             sinks,
-            StreamOptions(limit=options.limit),
+            stream_options,
             on_frame,
         )
     return Run(str(options.bundle), variant, options.backend, summary)

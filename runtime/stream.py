@@ -15,7 +15,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -115,15 +115,19 @@ def stream(
         OutputError: A sink failed.
 
     Example:
-        >>> class Brightness:
+        >>> class Nearness:
         ...     def run(self, inputs):
-        ...         return {"saliency": inputs["rgb"].mean(1, keepdims=True)}
+        ...         return {"saliency": inputs["depth"]}
         ...     def close(self): ...
         >>> from edge_fusion.runtime.source.demo import DemoSource
-        >>> stream(Brightness(), ModelSpec(name="mine"), DemoSource(frames=3), sinks=[]).frames
+        >>> stream(Nearness(), ModelSpec(name="mine"), DemoSource(frames=3), sinks=[]).frames
         3
     """
-    pipeline = _Pipeline(session, spec, source, sinks, options or StreamOptions(), on_progress)
+    with ExitStack() as untaken:
+        for sink in sinks:
+            untaken.callback(sink.close)
+        pipeline = _Pipeline(session, spec, source, sinks, options or StreamOptions(), on_progress)
+        untaken.pop_all()  # from here on its threads close them
     return pipeline.run(stop or threading.Event())
 
 
@@ -178,6 +182,8 @@ class _Pipeline:
                     break
         except KeyboardInterrupt:
             self._stopped = "interrupted"
+        except RuntimeError as err:  # the system grants no more threads
+            self._errors.append(SessionError("starting the stream's threads", got=str(err)))
         abandoned = self._shut_down(threads)
         if self._errors:
             raise self._errors[0]

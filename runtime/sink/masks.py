@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_fusion.errors import OutputError
+from edge_fusion.files import partial_name
 from edge_fusion.frame import RgbdFrame
 
 _PNG_LEVEL = 1  # level 3, OpenCV's default, costs twice the time for a few percent of the size
@@ -18,9 +19,10 @@ _LONGEST_STEM = 120  # characters; file systems stop at 255 bytes
 
 
 class MaskFolder:
-    """Writes ``<frame id>.png``: (H, W) uint8, saliency times 255.
+    """Writes ``<frame id>.png``: (H, W) uint8, saliency times 255, cut to whole levels.
 
-    A file appears under its name only when it is complete.
+    The levels are those that :mod:`edge_fusion.metrics` counts, so that scoring the files gives
+    the figures of the maps.  A file appears under its name only when it is complete.
 
     Args:
         folder: Created if missing; one that holds anything is refused, so nothing is lost.
@@ -53,12 +55,12 @@ class MaskFolder:
 
     def write(self, frame: RgbdFrame, saliency: NDArray[np.float32]) -> None:
         """Write one map; a frame whose name is taken already gets its number appended."""
-        levels = np.rint(saliency * np.float32(255)).astype(np.uint8)
+        levels = (saliency * 255).astype(np.uint8)
         encoded, png = cv2.imencode(".png", levels, [cv2.IMWRITE_PNG_COMPRESSION, _PNG_LEVEL])
         if not encoded:
             raise OutputError(f"OpenCV could not encode the mask of frame '{frame.id}' as PNG")
         path = self._free_path(frame)
-        partial = path.with_name(f".{path.name}.partial")
+        partial = partial_name(path)
         try:
             partial.write_bytes(png.tobytes())
             partial.replace(path)

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from edge_fusion.errors import OutputError
 from edge_fusion.frame import RgbdFrame, valid_depth
+from edge_fusion.preprocess import normalise_depth
+from edge_fusion.spec import DepthInput
 
 Image: TypeAlias = NDArray[np.uint8]
 Colour = tuple[int, int, int]  # blue, green, red: 0..255
@@ -25,6 +27,7 @@ _INSET_PART = 4  # the inset is a quarter of the image wide
 _TEXT_HEIGHT_PART = 32  # a caption is a thirty-second of the image high
 _BAND = 64  # rows painted at a time: what a band needs stays in the cache and off the page tables
 _SMALLEST_INSET = 24  # pixels; below it depth cannot be made out
+_NEARNESS = DepthInput()  # the eye wants the foreground spread out, as models do
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,7 @@ def draw_overlay(
         saliency: (H, W) float32, 0..1.
         style: Brightness and colours.
         inset: (h, w, 3) uint8, blue first: a small picture for the upper right corner, such as
-            :func:`colour_depth` makes. It must fit.
+            :func:`depth_inset` makes. It must fit.
         caption: A line of text for the lower left corner; plain ASCII, as OpenCV's fonts are.
 
     Returns:
@@ -100,11 +103,8 @@ def draw_overlay(
     return canvas
 
 
-def colour_depth(frame: RgbdFrame) -> Image | None:
-    """A frame's depth as a small coloured picture: near is bright, no reading is black.
-
-    Args:
-        frame: Any frame; its depth's unit does not matter, only its order.
+def depth_inset(frame: RgbdFrame) -> Image | None:
+    """A frame's depth as a small picture for a corner: near is bright, no reading is black.
 
     Returns:
         (H/4, W/4, 3) uint8, blue first; None where the image is too small to hold one.
@@ -113,24 +113,32 @@ def colour_depth(frame: RgbdFrame) -> Image | None:
         >>> from edge_fusion.spec import DepthSpec
         >>> ramp = np.tile(np.linspace(500, 900, 160).astype(np.uint16), (120, 1))
         >>> colour = np.zeros((120, 160, 3), np.uint8)
-        >>> colour_depth(RgbdFrame(colour, ramp, DepthSpec(scale_to_m=0.001), "a")).shape
+        >>> depth_inset(RgbdFrame(colour, ramp, DepthSpec(scale_to_m=0.001), "a")).shape
         (30, 40, 3)
     """
     height, width = (side // _INSET_PART for side in frame.depth.shape)
     if min(height, width) < _SMALLEST_INSET:
         return None
-    depth = cv2.resize(frame.depth, (width, height), interpolation=cv2.INTER_NEAREST)
+    return colour_depth(frame, (width, height), cv2.COLORMAP_INFERNO)
+
+
+def colour_depth(frame: RgbdFrame, size: tuple[int, int], palette: int) -> Image:
+    """A frame's depth as a coloured picture: nearness by the palette, no reading is black.
+
+    Args:
+        frame: Any frame; its depth's unit does not matter, only its order.
+        size: Width and height of the picture.
+        palette: One of OpenCV's ``COLORMAP_...``; its upper end is near.
+
+    Returns:
+        (H, W, 3) uint8 of that size, blue first.
+    """
+    depth = cv2.resize(frame.depth, size, interpolation=cv2.INTER_NEAREST)
     valid = valid_depth(depth, frame.depth_spec)
     if not valid.any():
-        return np.zeros((height, width, 3), np.uint8)
-    values = np.where(valid, depth, 1).astype(np.float32)
-    if frame.depth_spec.metric:
-        values = np.reciprocal(values)  # the eye wants the foreground spread out, as models do
-    elif frame.depth_spec.larger_is == "farther":
-        values = -values
-    low, high = np.percentile(values[valid], (2, 98))
-    nearness = np.clip((values - low) * (255 / (high - low or 1.0)), 0, 255)
-    picture = cv2.applyColorMap(nearness.astype(np.uint8), cv2.COLORMAP_INFERNO)
+        return np.zeros((*depth.shape, 3), np.uint8)
+    nearness = normalise_depth(depth, frame.depth_spec, _NEARNESS)
+    picture = cv2.applyColorMap((nearness * 255).astype(np.uint8), palette)
     picture[~valid] = 0
     return np.asarray(picture, np.uint8)
 

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_fusion.errors import OutputError
+from edge_fusion.files import partial_name
 from edge_fusion.frame import RgbdFrame
 
-from .overlay import colour_depth, draw_overlay
+from .overlay import depth_inset, draw_overlay
 
 # Codecs every build of OpenCV carries; H.264 is missing from its wheels for licence reasons.
 CODECS = {".mp4": "mp4v", ".mkv": "mp4v", ".avi": "MJPG"}
@@ -48,7 +49,7 @@ class OverlayVideo:
         if path.is_dir():
             raise OutputError(f"'{path}' is a folder", cure="name a file for the video in it")
         self._path, self._fps = path, fps
-        self._partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+        self._partial = partial_name(path)
         self._writer: cv2.VideoWriter | None = None
         self._size = (0, 0)  # width, height; fixed by the first frame
         self._written = 0
@@ -91,7 +92,7 @@ class OverlayVideo:
                 got=f"{width}x{height}",
                 cure="write masks to a folder instead, which takes frames of any size",
             )
-        picture = draw_overlay(frame.rgb, saliency, inset=colour_depth(frame), caption=frame.id)
+        picture = draw_overlay(frame.rgb, saliency, inset=depth_inset(frame), caption=frame.id)
         for _ in range(self._pictures_due(frame.arrival_ns)):
             self._writer.write(picture)
             self._written += 1

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 
 from edge_fusion.errors import SourceError
+from edge_fusion.files import natural_key
 from edge_fusion.frame import RgbdFrame
 from edge_fusion.spec import DepthSpec
 
@@ -43,6 +44,8 @@ class FolderSource:
             a mask have none.
         depth_spec: What the depth means, whole or in part; ``meta.json`` gives the rest and may
             not disagree.
+        masks: Whether to read masks.  False where nobody needs them: then none is looked for, and
+            none can fail.
 
     Files belong together when the parts of their names that the globs leave open are equal:
     ``rgb=*_color.png&depth=*_depth.png`` matches ``7_color.png`` with ``7_depth.png``.
@@ -64,11 +67,13 @@ class FolderSource:
         depth: str | None = None,
         mask: str | None = None,
         depth_spec: DepthSpec | DepthFields | None = None,
+        *,
+        masks: bool = True,
     ) -> None:
         self._written = str(path)
         self._globs = {"rgb": rgb, "depth": depth, "mask": mask}
         self._path = _folder(path)
-        self._items = _pair(self._path, **self._globs)
+        self._items = _pair(self._path, **self._globs, masks=masks)
         declared = spec_fields(depth_spec) if isinstance(depth_spec, DepthSpec) else depth_spec
         self._declared = declared or DepthFields()
         self._meta = read_meta(self._path)
@@ -79,9 +84,7 @@ class FolderSource:
         """The URI that opens an equal source."""
         query = {name: glob for name, glob in self._globs.items() if glob is not None}
         for name, value in self._declared.items():
-            query[name] = (
-                "none" if value is None else f"{value:g}" if _number(value) else str(value)
-            )
+            query[name] = "none" if value is None else str(value)  # of a float: every digit
         if query.get("scale_to_m") == "none":
             del query["scale_to_m"]
             query["unit"] = "relative"
@@ -107,8 +110,9 @@ class FolderSource:
         """Read pair ``index``, 0 up to the length.
 
         Raises:
-            SourceError: A file cannot be read or decoded.
-            FrameError: The files do not make a pair: swapped, or of different size.
+            SourceError: A file cannot be read.
+            FrameError: A file is damaged, or they do not make a pair: swapped, or of different
+                size.
         """
         if not 0 <= index < len(self._items):
             raise IndexError(f"pair {index} of {len(self._items)} in {self._path}")
@@ -128,10 +132,6 @@ class FolderSource:
         return (self[index] for index in range(len(self)))
 
 
-def _number(value: object) -> bool:
-    return isinstance(value, int | float)
-
-
 def _folder(path: str | Path) -> Path:
     folder = Path(path).expanduser()
     if not folder.exists():
@@ -141,7 +141,9 @@ def _folder(path: str | Path) -> Path:
     return folder
 
 
-def _pair(folder: Path, rgb: str | None, depth: str | None, mask: str | None) -> tuple[_Item, ...]:
+def _pair(
+    folder: Path, rgb: str | None, depth: str | None, mask: str | None, *, masks: bool
+) -> tuple[_Item, ...]:
     if (rgb is None) != (depth is None):
         given, missing = ("rgb", "depth") if depth is None else ("depth", "rgb")
         raise SourceError(
@@ -154,11 +156,11 @@ def _pair(folder: Path, rgb: str | None, depth: str | None, mask: str | None) ->
         mask = mask or ("gt/*" if (folder / "gt").is_dir() else None)
     colours = _files(folder, rgb, RGB_SUFFIXES, "colour images")
     depths = _files(folder, depth, DEPTH_SUFFIXES, "depth images")
-    masks = _files(folder, mask, MASK_SUFFIXES, "masks") if mask else {}
-    _check_partners(folder, colours, depths, masks)
+    truths = _files(folder, mask, MASK_SUFFIXES, "masks") if mask and masks else {}
+    _check_partners(folder, colours, depths, truths)
     return tuple(
-        _Item(key, colours[key], depths[key], masks.get(key))
-        for key in sorted(colours, key=_natural)
+        _Item(key, colours[key], depths[key], truths.get(key))
+        for key in sorted(colours, key=natural_key)
     )
 
 
@@ -238,7 +240,7 @@ def _check_partners(
         (depths, colours, "colour image"),
         (masks, colours, "colour image"),
     ):
-        alone = sorted(have.keys() - other.keys(), key=_natural)
+        alone = sorted(have.keys() - other.keys(), key=natural_key)
         if alone:
             names = ", ".join(str(have[key].relative_to(folder)) for key in alone[:_SHOWN])
             more = f" and {len(alone) - _SHOWN} more" if len(alone) > _SHOWN else ""
@@ -248,9 +250,3 @@ def _check_partners(
                 cure="add the partners, remove these files, or give globs "
                 "(rgb=*_color.png&depth=*_depth.png) if the names differ",
             )
-
-
-def _natural(name: str) -> list[tuple[bool, int, str]]:
-    """Sort key in which numbers count as numbers: ``a2`` before ``a10``."""
-    parts = re.split(r"(\d+)", name)
-    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts if part]

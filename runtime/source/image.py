@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,13 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
         (H, W, 3) uint8, red first.
 
     Raises:
-        SourceError: The file cannot be read or decoded.
-        FrameError: It holds one channel or 16 bits: it is not a colour image.
+        SourceError: The file cannot be read.
+        FrameError: It is damaged, or holds one channel or 16 bits: it is not a colour image.
     """
-    image = _decode(path)
+    image = _decode(path, _content(path))
     if image.ndim != 3 or image.shape[2] not in (3, 4) or image.dtype != np.uint8:
         raise FrameError(
-            f"colour image {path}",
+            f"colour image '{path}'",
             expected="three 8-bit channels",
             got=_describe(image),
             cure=_SWAPPED,
@@ -59,17 +60,20 @@ def read_depth(path: Path, dtype: str | None = None) -> NDArray[Any]:
         (H, W) uint8, uint16 or float32, as stored; float64 becomes float32.
 
     Raises:
-        SourceError: The file cannot be read or decoded.
-        FrameError: It is a colour image, of another dtype than any depth, or than declared.
+        SourceError: The file cannot be read.
+        FrameError: It is damaged, a colour image, of another dtype than any depth, or than
+            declared.
     """
     depth = _single_channel(_load(path), path, "depth")
     if depth.dtype == np.float64:
         depth = depth.astype(np.float32)
     if depth.dtype not in DEPTH_DTYPES:
-        raise FrameError(f"depth {path}", expected="uint8, uint16 or float32", got=_describe(depth))
+        raise FrameError(
+            f"depth '{path}'", expected="uint8, uint16 or float32", got=_describe(depth)
+        )
     if dtype is not None and depth.dtype != np.dtype(dtype):
         raise FrameError(
-            f"depth {path}",
+            f"depth '{path}'",
             expected=f"{dtype}, as meta.json declares",
             got=str(depth.dtype),
             cure="correct meta.json, or export the depth again without converting it",
@@ -84,17 +88,17 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
         (H, W) bool.
 
     Raises:
-        SourceError: The file cannot be read or decoded.
-        FrameError: It is a colour image, has more than 8 bits, or counts 0 and 1.
+        SourceError: The file cannot be read.
+        FrameError: It is damaged, a colour image, has more than 8 bits, or counts 0 and 1.
     """
     mask = _single_channel(_load(path), path, "mask")
     if mask.dtype == np.bool_:
         return mask
     if mask.dtype != np.uint8:
-        raise FrameError(f"mask {path}", expected="8-bit grey or bool", got=_describe(mask))
+        raise FrameError(f"mask '{path}'", expected="8-bit grey or bool", got=_describe(mask))
     if 0 < mask.max() <= _MASK_LEVEL:
         raise FrameError(
-            f"mask {path}",
+            f"mask '{path}'",
             expected="0 for background and 255 for foreground",
             got=f"no value above {mask.max()}",
             cure="does it count 0 and 1, or hold class numbers? scale it to 0 and 255",
@@ -103,37 +107,43 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
 
 
 def _load(path: Path) -> NDArray[Any]:
+    content = _content(path)
     if path.suffix.lower() != ".npy":
-        return _decode(path)
+        return _decode(path, content)
     try:
         # A pickle inside would run code.
-        return np.asarray(np.load(path, allow_pickle=False))
-    except (OSError, ValueError, EOFError) as err:
-        raise SourceError(
-            f"cannot read {path}", expected="a plain .npy array", got=str(err) or "an empty file"
+        return np.asarray(np.load(io.BytesIO(content), allow_pickle=False))
+    except Exception as err:  # NumPy raises whatever the damaged bytes lead it to
+        raise FrameError(
+            f"cannot decode '{path}'", expected="a plain .npy array", got=str(err)
         ) from err
 
 
-def _decode(path: Path) -> NDArray[Any]:
-    """An image as stored: BGR order, all bits, no rotation by metadata (depth has none)."""
+def _content(path: Path) -> bytes:
+    """A file's bytes.  That it cannot be read concerns the source, what it holds only its pair."""
     try:
         content = path.read_bytes()
     except OSError as err:
-        raise SourceError(f"cannot read {path}", got=err.strerror or str(err)) from err
+        raise SourceError(f"cannot read '{path}'", got=err.strerror or str(err)) from err
     if not content:
-        raise SourceError(f"cannot read {path}", got="an empty file", cure="copy it again")
+        raise FrameError(f"cannot decode '{path}'", got="an empty file", cure="copy it again")
+    return content
+
+
+def _decode(path: Path, content: bytes) -> NDArray[Any]:
+    """An image as stored: BGR order, all bits, no rotation by metadata (depth has none)."""
     for start, (ending, reach) in _ENDINGS.items():
         if content.startswith(start) and ending not in content[-reach:]:
-            raise SourceError(
-                f"cannot read {path}", got="a file cut off before its end", cure="copy it again"
+            raise FrameError(
+                f"cannot decode '{path}'", got="a file cut off before its end", cure="copy it again"
             )
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as err:
-        raise SourceError(f"cannot read {path}", got=f"a damaged image ({err.err})") from err
+        raise FrameError(f"cannot decode '{path}'", got=f"a damaged image ({err.err})") from err
     if image is None:
-        raise SourceError(
-            f"cannot read {path}", got="no image, or a damaged one", cure="copy it again"
+        raise FrameError(
+            f"cannot decode '{path}'", got="no image, or a damaged one", cure="copy it again"
         )
     return image
 
@@ -144,7 +154,7 @@ def _single_channel(image: NDArray[Any], path: Path, what: str) -> NDArray[Any]:
         first = image[..., 0]
         if any(not np.array_equal(first, image[..., channel]) for channel in (1, 2)):
             raise FrameError(
-                f"{what} {path}",
+                f"{what} '{path}'",
                 expected="one channel",
                 got="a colour image",
                 cure=_SWAPPED if what == "depth" else "convert it to 0 and 255 in one channel",
@@ -153,7 +163,7 @@ def _single_channel(image: NDArray[Any], path: Path, what: str) -> NDArray[Any]:
     if image.ndim == 3 and image.shape[2] == 1:
         return np.ascontiguousarray(image[..., 0])
     if image.ndim != 2:
-        raise FrameError(f"{what} {path}", expected="(H, W)", got=_describe(image))
+        raise FrameError(f"{what} '{path}'", expected="(H, W)", got=_describe(image))
     return image
 
 

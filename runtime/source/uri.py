@@ -28,19 +28,20 @@ class _Key:
 
 @dataclass(frozen=True, slots=True)
 class _Scheme:
-    """One kind of source: ``open`` gets the path and the parsed query."""
+    """One kind of source: ``open`` gets the path, the parsed query, and whether to read masks."""
 
-    open: Callable[[str, Mapping[str, Any]], Source]
+    open: Callable[[str, Mapping[str, Any], bool], Source]
     keys: Mapping[str, _Key]
     form: str
     meaning: str
 
 
-def open_source(uri: str) -> Source:
+def open_source(uri: str, *, masks: bool = True) -> Source:
     """Open a source of RGB-D pairs.
 
     Args:
         uri: ``SCHEME://...`` (see :func:`describe_schemes`), or the path of a folder.
+        masks: Whether to read stored masks; False where nobody needs them, so that none can fail.
 
     Raises:
         SourceError: The scheme or a query key is unknown, a value is ill-typed, or the source
@@ -57,16 +58,20 @@ def open_source(uri: str) -> Source:
             f"source '{uri}': unknown scheme '{name}'",
             expected=", ".join(f"{known}://" for known in SCHEMES) + " or the path of a folder",
         )
-    return scheme.open(path, _parse_query(uri, name, query))
+    return scheme.open(path, _parse_query(uri, name, query), masks)
 
 
-def open_stored(uri: str) -> StoredSource:
+def open_stored(uri: str, *, masks: bool = True) -> StoredSource:
     """Open a source whose pairs can be counted and read in any order.
+
+    Args:
+        uri: As for :func:`open_source`.
+        masks: As for :func:`open_source`.
 
     Raises:
         SourceError: As :func:`open_source`; or the source is live.
     """
-    source = open_source(uri)
+    source = open_source(uri, masks=masks)
     if source.live or not isinstance(source, StoredSource):
         raise SourceError(
             f"source '{uri}' is live",
@@ -159,15 +164,16 @@ def _one_of(table: Mapping[str, Any]) -> Callable[[str], Any]:
     return parse
 
 
-def _open_folder(path: str, query: Mapping[str, Any]) -> Source:
+def _open_folder(path: str, query: Mapping[str, Any], masks: bool) -> Source:
     if not path:
         raise SourceError("source 'folder://' names no folder", expected="folder://PATH")
     globs = {key: query.get(key) for key in ("rgb", "depth", "mask")}
     declared = {key: value for key, value in query.items() if key not in globs}
-    return FolderSource(path, **globs, depth_spec=depth_fields(path, **declared))
+    return FolderSource(path, **globs, depth_spec=depth_fields(path, **declared), masks=masks)
 
 
-def _open_demo(path: str, query: Mapping[str, Any]) -> Source:
+def _open_demo(path: str, query: Mapping[str, Any], masks: bool) -> Source:
+    # Its masks are drawn along with the pictures: nothing is read that could be left unread.
     if path:
         raise SourceError(f"source 'demo://{path}'", expected="demo:// or demo://?key=value")
     options = dict(query)

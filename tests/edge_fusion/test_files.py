@@ -9,7 +9,9 @@ import pytest
 
 from edge_fusion.errors import OutputError
 from edge_fusion.files import (
+    natural_key,
     partial_directory,
+    partial_name,
     partial_path,
     sha256,
     sha256_file,
@@ -81,3 +83,57 @@ def test_hashes_agree(tmp_path: Path) -> None:
     data = os.urandom(3 << 20)
     (tmp_path / "a").write_bytes(data)
     assert sha256(data) == sha256_file(tmp_path / "a")
+
+
+def test_two_processes_grow_one_file_in_two_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = set()
+    for process in (11, 12):
+        monkeypatch.setattr(os, "getpid", lambda process=process: process)
+        names.add(partial_name(Path("folder/out.mp4")))
+    assert len(names) == 2
+    assert {(name.parent, name.name[0], name.suffix) for name in names} == {
+        (Path("folder"), ".", ".mp4")
+    }
+
+
+NATURAL = [
+    ["a1", "a2", "a10", "b1"],
+    ["2", "10", "a"],  # a name may begin with its number
+    ["a", "a1", "aa"],
+    ["layers.2.weight", "layers.10.weight", "layers.norm"],
+    ["x\N{SUPERSCRIPT TWO}", "x\N{SUPERSCRIPT THREE}"],  # digits that int() refuses
+]
+
+
+@pytest.mark.parametrize("names", NATURAL)
+def test_numbers_in_names_count_as_numbers(names: list[str]) -> None:
+    shuffled = [names[-1], *names[:-1]]
+    assert sorted(shuffled, key=natural_key) == names
+
+
+def test_a_link_keeps_pointing_at_what_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "real.json").write_text("old")
+    (tmp_path / "link.json").symlink_to("real.json")
+    write_bytes(tmp_path / "link.json", b"new")
+    assert (tmp_path / "real.json").read_text() == "new"
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "to-folder").symlink_to("folder")
+    with partial_directory(tmp_path / "to-folder") as partial:
+        (partial / "a").write_text("new")
+    assert (tmp_path / "folder" / "a").read_text() == "new"
+    assert {p.name for p in tmp_path.iterdir() if p.is_symlink()} == {"link.json", "to-folder"}
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_devices_and_pipes_are_written_into_and_never_replaced(tmp_path: Path) -> None:
+    write_bytes(Path("/dev/null"), b"gone")
+    assert Path("/dev/null").is_char_device()
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_bytes(pipe, b"through")
+    assert os.read(reader, 99) == b"through"
+    os.close(reader)
+    assert pipe.is_fifo()
+    with pytest.raises(OutputError, match="no plain file"):
+        write_bytes(tmp_path, b"x")

@@ -5,7 +5,13 @@ import pytest
 
 from edge_fusion.errors import FrameError
 from edge_fusion.frame import RgbdFrame
-from edge_fusion.preprocess import normalise_depth, normalise_rgb, prepare, saliency_map
+from edge_fusion.preprocess import (
+    activate,
+    normalise_depth,
+    normalise_rgb,
+    prepare,
+    saliency_map,
+)
 from edge_fusion.spec import DepthInput, DepthSpec, ModelSpec, Output, RgbInput
 
 MM = DepthSpec(scale_to_m=0.001)
@@ -95,6 +101,19 @@ def test_all_zero_depth_is_refused_by_name() -> None:
         prepare(frame, ModelSpec(name="m", height=8, width=8))
 
 
+@pytest.mark.parametrize(
+    ("scale_to_m", "plausible"), [(1.0, False), (0.001, True), (0.00001, False)]
+)
+def test_a_wrong_unit_is_found_by_its_distance(scale_to_m: float, plausible: bool) -> None:
+    depth = np.full((8, 8), 800, np.uint16)
+    spec = DepthSpec(scale_to_m=scale_to_m)
+    if plausible:
+        normalise_depth(depth, spec, DepthInput())
+    else:
+        with pytest.raises(FrameError, match=r"a median of 0\.08 to 200 m, got .* unit of depth"):
+            normalise_depth(depth, spec, DepthInput())
+
+
 def test_relative_depth_cannot_feed_a_metric_model() -> None:
     with pytest.raises(FrameError, match="takes depth in metres.*unit=mm"):
         normalise_depth(
@@ -106,7 +125,7 @@ def test_relative_depth_cannot_feed_a_metric_model() -> None:
 
 def test_prepare_gives_the_declared_tensors() -> None:
     spec = ModelSpec(name="m", height=16, width=24, depth=DepthInput(name="d", channels=3))
-    depth = np.arange(1, 121, dtype=np.uint16).reshape(10, 12)
+    depth = np.arange(801, 921, dtype=np.uint16).reshape(10, 12)
     inputs = prepare(RgbdFrame(np.zeros((10, 12, 3), np.uint8), depth, MM, "a"), spec)
     for tensor in spec.inputs:
         assert inputs[tensor.name].shape == tensor.shape
@@ -122,11 +141,21 @@ def test_logits_become_probabilities_of_the_frame_size() -> None:
     np.testing.assert_allclose(saliency, 0.5)
 
 
+def test_large_logits_do_not_overflow_and_rounding_is_no_fault() -> None:
+    logits = ModelSpec(name="m", output=Output(activation="sigmoid"))
+    values = np.array([-200, -1, 0, 200], np.float32)
+    np.testing.assert_allclose(activate(values, logits), [0, 0.268941, 0.5, 1], atol=1e-6)
+    barely = np.array([[[[-5e-4, 1 + 5e-4]]]], np.float32)
+    np.testing.assert_array_equal(saliency_map(barely, ModelSpec(name="m"), (1, 2)), [[0, 1]])
+
+
 @pytest.mark.parametrize(
     ("output", "complaint"),
     [
         (np.full((1, 1, 2, 2), np.nan, np.float32), "NaN"),
         (np.zeros((1, 2, 2, 2), np.float32), r"expected \(1, 1, h, w\)"),
+        (np.full((1, 1, 2, 2), 1.5, np.float32), r"0\.\.1, got 1\.5\.\.1\.5; if these are logits"),
+        (np.full((1, 1, 2, 2), -1, np.float32), r"got -1\.\.-1; if these are logits"),
     ],
 )
 def test_a_broken_output_is_refused(output: np.ndarray, complaint: str) -> None:

@@ -38,15 +38,18 @@ def test_records_refuse_nonsense(make: object, complaint: str) -> None:
 def test_a_record_survives_its_file(tmp_path: Path) -> None:
     spec = ModelSpec(name="mine", depth=DepthInput(normalisation="linear", far_m=4.0))
     file = tmp_path / "spec.json"
-    file.write_text(spec.model_dump_json())
-    assert read_model_spec(file) == spec
+    for text in (spec.model_dump_json(), f'{{"macs": 3, "spec": {spec.model_dump_json()}}}'):
+        file.write_text(text)
+        assert read_model_spec(file) == spec
 
 
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
         (None, "cannot read"),
-        ("not json", "not valid"),
+        ("not json", "cannot read"),
+        ("[1]", "not valid"),
+        ('{"name": "m", "width": 99999}', "width"),
         ('{"name": "m", "rgb": {"mean": [0, 0]}}', "rgb.mean"),
         ('{"name": "m", "depht": {}}', "depht"),
     ],

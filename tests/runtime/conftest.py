@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge_fusion.bundle import Bundle, write_bundle
+from edge_fusion.bundle import GOLDEN_NAME, Bundle, write_bundle
 from edge_fusion.frame import RgbdFrame
 from edge_fusion.manifest import Golden, Manifest, Origin
 from edge_fusion.spec import DepthSpec, ModelSpec, RgbInput
@@ -109,10 +110,15 @@ def make_bundle(tmp_path: Path) -> Callable[..., Bundle]:
             target="orin-nano@6.2",
             opset=18,
             variants={variant: f"model.{variant}.onnx" for variant in models},
-            golden=Golden(source="none", samples=0, mean_abs_tolerance={}),
+            golden=Golden(source="none", samples=1, mean_abs_tolerance=dict.fromkeys(models, 1e-2)),
             versions={},
         )
+        names = [f"input.{tensor.name}" for tensor in SPEC.inputs]
+        names += [f"output.{variant}" for variant in models]
+        golden = io.BytesIO()
+        np.savez(golden, **{name: np.zeros((1, 1, 24, 32), np.float32) for name in names})
         files = {f"model.{variant}.onnx": data for variant, data in models.items()}
+        files[GOLDEN_NAME] = golden.getvalue()
         return write_bundle(tmp_path / "bundle", manifest, files, replace=True)
 
     return make

@@ -354,8 +354,10 @@ class TestMemory:
 
     def test_a_failing_child_is_explained(self, make_bundle):
         bundle = make_bundle()  # its models are no ONNX
-        with pytest.raises(SessionError, match=r"memory of variant 'int8'.*refused the model"):
+        with pytest.raises(SessionError, match=r"memory of variant 'int8'.*refused the model") as e:
             peak_memory(bundle.path, "int8", "ort")
+        assert f"edge-fusion run {bundle.path} demo:// --variant int8" in str(e.value)
+        assert "CompareOptions" not in str(e.value)
 
     def test_a_system_that_does_not_tell_gives_none(self, make_bundle, monkeypatch, tmp_path):
         monkeypatch.setattr("edge_fusion.runtime.memory_probe._STATUS", tmp_path / "absent")

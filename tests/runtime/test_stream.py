@@ -187,14 +187,17 @@ def test_live_source_at_its_own_pace_accounts_for_every_frame() -> None:
 
 
 def test_stale_frames_of_a_live_source_are_dropped() -> None:
+    taken = threading.Event()
+
     def camera() -> Iterator[RgbdFrame]:
-        for number, age_s in enumerate((0.0, 9.0)):
-            time.sleep(0.05)  # the model has taken the one before
-            yield frame(number, arrival_ns=time.monotonic_ns() - int(age_s * 1e9))
+        yield frame(0, arrival_ns=time.monotonic_ns())
+        assert taken.wait(WAIT_S)  # or the second would overtake the first
+        yield frame(1, arrival_ns=time.monotonic_ns() - 3_600_000_000_000)
 
     sink = Collect()
-    options = StreamOptions(max_staleness_ms=5000)
-    summary = stream(FakeSession(), SPEC, Live(camera), [sink], options)
+    options = StreamOptions(max_staleness_ms=600_000)
+    model = FakeSession(lambda count: taken.set())
+    summary = stream(model, SPEC, Live(camera), [sink], options)
     assert (sink.numbers, summary.drops) == ([0], {"stale": 1})
 
 
@@ -275,6 +278,8 @@ def test_bad_frames_after_a_good_one_do_not_end_the_run() -> None:
 
 
 def test_an_iterator_goes_on_after_an_unusable_frame() -> None:
+    taken = threading.Event()
+
     class Camera:
         number = -1
 
@@ -287,11 +292,12 @@ def test_an_iterator_goes_on_after_an_unusable_frame() -> None:
                 raise FrameError("colour of 'f1'", cure="wipe the lens")
             if self.number == 3:
                 raise StopIteration
-            time.sleep(0.03)  # the model has taken the one before
+            if self.number == 2:
+                assert taken.wait(WAIT_S)  # or it would overtake the first
             return frame(self.number)
 
     sink = Collect()
-    summary = stream(FakeSession(), SPEC, Live(Camera), [sink])
+    summary = stream(FakeSession(lambda count: taken.set()), SPEC, Live(Camera), [sink])
     assert (sink.numbers, summary.captured) == ([0, 2], 3)
     assert summary.drops == {"unusable frame: colour": 1}
 
@@ -393,6 +399,37 @@ def test_every_sink_is_closed_even_if_one_cannot_be() -> None:
     with pytest.raises(OutputError, match="no room to finish"):
         stream(FakeSession(), SPEC, Stored([frame(0)]), [Stubborn(), second])
     assert second.closed == 1
+
+
+def test_sinks_are_closed_even_if_the_stream_cannot_begin() -> None:
+    class Unplugged(Stored):
+        @property
+        def uri(self) -> str:  # type: ignore[override]
+            raise SourceError("no such camera")
+
+    sink = Collect()
+    with pytest.raises(SourceError, match="no such camera"):
+        stream(FakeSession(), SPEC, Unplugged([frame(0)]), [sink])
+    assert sink.closed == 1
+
+
+@pytest.mark.parametrize("granted", [0, 1, 2])
+def test_sinks_are_closed_even_if_threads_are_refused(
+    granted: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, started = threading.Thread.start, []
+
+    def limited(thread: threading.Thread) -> None:
+        if len(started) == granted:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    sink = Collect()
+    with pytest.raises(SessionError, match="starting the stream's threads: got can't start"):
+        stream(FakeSession(), SPEC, Stored([frame(0)]), [sink])
+    assert sink.closed == 1
 
 
 def test_a_missing_output_names_what_there_is() -> None:

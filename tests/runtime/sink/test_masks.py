@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from edge_fusion.errors import OutputError
 from edge_fusion.frame import RgbdFrame
+from edge_fusion.metrics import score
 from edge_fusion.runtime.sink.masks import MaskFolder, safe_stem
 
 MakeResult = Callable[..., tuple[RgbdFrame, NDArray[np.float32]]]
@@ -24,7 +25,7 @@ def names(folder: Path) -> list[str]:
 def test_writes_eight_bit_masks_under_the_frames_ids(tmp_path: Path, result: MakeResult) -> None:
     sink = MaskFolder(tmp_path / "new" / "masks")
     frame, saliency = result(3)
-    saliency[0, :3] = (0.5, 0.25, 1 / 255)
+    saliency[0, :4] = (0.5, 0.25, 0.999, 1 / 255)
     sink.write(frame, saliency)
     sink.close()
     assert names(tmp_path / "new" / "masks") == ["f3.png"]
@@ -32,7 +33,23 @@ def test_writes_eight_bit_masks_under_the_frames_ids(tmp_path: Path, result: Mak
     assert mask is not None
     assert mask.dtype == np.uint8
     assert mask.shape == (48, 64)
-    np.testing.assert_array_equal(mask, np.rint(saliency * 255))
+    np.testing.assert_array_equal(mask, np.floor(saliency * 255))
+
+
+def test_scoring_the_files_gives_the_figures_of_the_maps(
+    tmp_path: Path, result: MakeResult
+) -> None:
+    sink = MaskFolder(tmp_path)
+    frame, saliency = result()
+    truth = saliency > 0
+    rng = np.random.default_rng(0)
+    saliency[:] = np.clip(saliency * 0.6 + rng.random(saliency.shape, np.float32) * 0.4, 0, 1)
+    saliency[0, 0] = 1
+    sink.write(frame, saliency)
+    read = cv2.imread(str(tmp_path / "f0.png"), cv2.IMREAD_UNCHANGED)
+    assert read is not None
+    again = score(read.astype(np.float32) / 255, truth)
+    assert again.as_dict() == score(saliency, truth).as_dict()
 
 
 STEMS = [

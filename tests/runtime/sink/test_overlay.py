@@ -10,7 +10,7 @@ import pytest
 from edge_fusion.errors import OutputError
 from edge_fusion.frame import RgbdFrame
 from edge_fusion.runtime.sink import overlay
-from edge_fusion.runtime.sink.overlay import OverlayStyle, colour_depth, draw_overlay
+from edge_fusion.runtime.sink.overlay import OverlayStyle, colour_depth, depth_inset, draw_overlay
 from edge_fusion.spec import DepthSpec
 
 STYLE = OverlayStyle(background=0.5, foreground=0.8, tint=(40, 60, 0), outline=(255, 255, 255))
@@ -96,7 +96,7 @@ def test_near_is_bright_and_no_reading_black(
     depth[:, :60] = near
     depth[:, 150:] = np.nan if dtype is np.float32 else 0
     frame = RgbdFrame(np.zeros((120, 160, 3), np.uint8), depth, spec, "a")
-    picture = colour_depth(frame)
+    picture = depth_inset(frame)
     assert picture is not None
     assert picture.shape == (30, 40, 3)
     brightness = picture.sum(axis=2)
@@ -110,14 +110,24 @@ def test_a_blind_or_flat_depth_is_still_a_picture() -> None:
         frame = RgbdFrame(
             rgb, np.full((120, 160), value, np.uint16), DepthSpec(scale_to_m=1e-3), ""
         )
-        picture = colour_depth(frame)
+        picture = depth_inset(frame)
         assert picture is not None
         assert len(np.unique(picture.reshape(-1, 3), axis=0)) == 1
 
 
+def test_a_palette_runs_from_far_to_near() -> None:
+    depth = np.full((120, 160), 4000, np.uint16)
+    depth[:, :80] = 500
+    frame = RgbdFrame(np.zeros((120, 160, 3), np.uint8), depth, DepthSpec(scale_to_m=0.001), "a")
+    picture = colour_depth(frame, (16, 12), cv2.COLORMAP_TURBO)
+    assert picture.shape == (12, 16, 3)
+    near, far = picture[6, 2].astype(int), picture[6, 13].astype(int)
+    assert near[2] - near[0] > far[2] - far[0]  # blue first: near is redder
+
+
 def test_a_tiny_frame_has_no_inset(result: Callable[..., tuple[RgbdFrame, np.ndarray]]) -> None:
     frame, _ = result(size=(48, 64))
-    assert colour_depth(frame) is None
+    assert depth_inset(frame) is None
 
 
 def test_on_a_real_frame_the_object_stands_out(real_data: Path) -> None:

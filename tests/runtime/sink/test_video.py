@@ -68,6 +68,23 @@ def test_an_older_video_stays_until_the_new_one_is_finished(
     assert names(tmp_path) == ["out.mp4"]
 
 
+def test_two_runs_into_one_file_do_not_disturb_each_other(
+    tmp_path: Path, result: MakeResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, sizes, sinks = tmp_path / "out.mp4", [(48, 64), (96, 128)], []
+    for process in (11, 12):
+        monkeypatch.setattr(os, "getpid", lambda process=process: process)
+        sinks.append(OverlayVideo(path, 30.0))
+    assert len(names(tmp_path)) == 2
+    for number in range(6):
+        for sink, size in zip(sinks, sizes, strict=True):
+            sink.write(*result(number, size=size))
+    for sink, size in zip(sinks, sizes, strict=True):  # the last to finish wins, whole
+        sink.close()
+        assert [picture.shape[:2] for picture in pictures(path)] == [size] * 6
+    assert names(tmp_path) == ["out.mp4"]
+
+
 def test_a_live_source_plays_at_the_speed_of_the_scene(tmp_path: Path, result: MakeResult) -> None:
     path = tmp_path / "out.mp4"
     sink = OverlayVideo(path, 30.0)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from edge_fusion.errors import EdgeFusionError, FrameError, SourceError
+from edge_fusion.runtime.ledger import reason_of
 from edge_fusion.runtime.source.base import StoredSource
 from edge_fusion.runtime.source.folder import FolderSource
 from edge_fusion.spec import DepthSpec
@@ -156,20 +158,20 @@ BAD_FILES: list[tuple[str, Callable[[Path], object], type[EdgeFusionError], list
     (
         "truncated png",
         lambda f: truncate(f / "depth/a.png"),
-        SourceError,
+        FrameError,
         ["depth/a.png", "cut off before its end", "copy it again"],
     ),
-    ("truncated jpeg", _jpeg_cut, SourceError, ["rgb/a.jpg", "cut off before its end"]),
+    ("truncated jpeg", _jpeg_cut, FrameError, ["rgb/a.jpg", "cut off before its end"]),
     (
         "zero bytes",
         lambda f: (f / "rgb/a.png").write_bytes(b""),
-        SourceError,
+        FrameError,
         ["rgb/a.png", "an empty file"],
     ),
     (
         "text with the suffix of an image",
         lambda f: (f / "gt/a.png").write_text("not an image"),
-        SourceError,
+        FrameError,
         ["gt/a.png", "no image"],
     ),
     (
@@ -177,7 +179,7 @@ BAD_FILES: list[tuple[str, Callable[[Path], object], type[EdgeFusionError], list
         lambda f: (f / "depth/a.png").write_bytes(
             (b := (f / "depth/a.png").read_bytes())[:90] + bytes(99) + b[189:]
         ),
-        SourceError,
+        FrameError,
         ["depth/a.png", "damaged"],
     ),
     (
@@ -259,8 +261,88 @@ def test_bad_file_is_named_when_read(
 BAD_ARRAYS = [
     ("int32", np.ones((24, 32), np.int32), FrameError, "expected uint8, uint16 or float32"),
     ("two planes", np.ones((2, 24, 32), np.float32), FrameError, "expected (H, W)"),
-    ("objects", np.array([[{}]], object), SourceError, "a plain .npy array"),
+    ("objects", np.array([[{}]], object), FrameError, "a plain .npy array"),
 ]
+
+
+def _archive() -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, depth=plane())
+    return buffer.getvalue()
+
+
+def _array() -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, plane())
+    return buffer.getvalue()
+
+
+BAD_BYTES = [
+    ("empty", b""),
+    ("cut off", _array()[:-9]),
+    ("cut off in its header", _array()[:30]),
+    ("not an array", b"words"),
+    ("an archive", _archive()),
+    ("an archive cut off", _archive()[:-40]),
+    ("a size out of this world", _array().replace(b"(24, 32)", b"(9999999999999, 32)")),
+]
+
+
+@pytest.mark.parametrize("content", [row[1] for row in BAD_BYTES], ids=[r[0] for r in BAD_BYTES])
+def test_a_damaged_array_is_one_bad_pair(make_set: Callable[..., Path], content: bytes) -> None:
+    folder = make_set(ids=("a",))
+    (folder / "depth" / "a.png").unlink()
+    (folder / "depth" / "a.npy").write_bytes(content)
+    with pytest.raises(FrameError, match=r"depth/a\.npy'"):
+        FolderSource(folder)[0]
+
+
+@pytest.mark.parametrize("name", ["rgb/a.png", "depth/a.png", "gt/a.png"])
+def test_a_file_that_vanished_is_no_bad_pair_but_a_bad_source(
+    make_set: Callable[..., Path], name: str
+) -> None:
+    folder = make_set()
+    source = FolderSource(folder)
+    (folder / name).unlink()
+    with pytest.raises(SourceError, match=f"cannot read .*{name}.*No such file"):
+        source[0]
+
+
+def test_a_thousand_damaged_files_are_one_reason(make_set: Callable[..., Path]) -> None:
+    folder = make_set()
+    reasons = set()
+    for name in "ab":
+        truncate(folder / "depth" / f"{name}.png")
+        with pytest.raises(FrameError) as caught:
+            FolderSource(folder)["ab".index(name)]
+        reasons.add(reason_of("unusable frame", caught.value))
+    assert reasons == {"unusable frame: cannot decode"}
+
+
+SPOILT_MASKS: list[tuple[str, Callable[[Path], object]]] = [
+    ("damaged", lambda f: truncate(f / "gt/a.png")),
+    ("of another size", lambda f: save(f / "gt/a.png", np.zeros((12, 16), np.uint8))),
+    ("without a partner", lambda f: save(f / "gt/z.png", np.zeros((24, 32), np.uint8))),
+    ("of a kind we do not read", lambda f: [p.rename(f"{p}.exr") for p in (f / "gt").iterdir()]),
+]
+
+
+@pytest.mark.parametrize("spoil", [r[1] for r in SPOILT_MASKS], ids=[r[0] for r in SPOILT_MASKS])
+def test_masks_that_nobody_needs_cannot_fail(
+    make_set: Callable[..., Path], spoil: Callable[[Path], object]
+) -> None:
+    folder = make_set()
+    spoil(folder)
+    with pytest.raises((FrameError, SourceError)):
+        FolderSource(folder)[0]
+    source = FolderSource(folder, masks=False)
+    assert [frame.mask for frame in source.frames()] == [None, None]
+
+
+def test_a_source_without_masks_is_called_as_it_was_written(make_set: Callable[..., Path]) -> None:
+    globs = {"rgb": "rgb/*", "depth": "depth/*", "mask": "gt/*"}
+    folder = make_set()
+    assert FolderSource(folder, **globs, masks=False).uri == FolderSource(folder, **globs).uri
 
 
 @pytest.mark.parametrize(
@@ -370,6 +452,7 @@ def test_uri_reopens_an_equal_source(make_set: Callable[..., Path]) -> None:
         MM,
         DepthSpec(scale_to_m=None, larger_is="nearer", invalid=None),
         DepthSpec(scale_to_m=0.00025, invalid=65535),
+        DepthSpec(scale_to_m=0.00012345678901, invalid=1048575),  # more digits than %g keeps
     ):
         source = FolderSource(folder, rgb="rgb/*.png", depth="depth/*.png", depth_spec=spec)
         again = open_stored(source.uri)

@@ -50,6 +50,15 @@ def test_folders(beside: Path, uri: str) -> None:
     assert frame.mask is not None
 
 
+@pytest.mark.parametrize("uri", ["../set?unit=mm", FOLDERS[-1]])
+@pytest.mark.parametrize("opener", [open_source, open_stored])
+def test_masks_may_be_left_unread(
+    beside: Path, uri: str, opener: Callable[..., FolderSource]
+) -> None:
+    (beside / "gt" / "b.png").write_bytes(b"damaged")
+    assert opener(uri.format(absolute=beside), masks=False)[1].mask is None
+
+
 def test_declared_fields_arrive(beside: Path) -> None:
     spec = open_stored(f"folder://../set?{RELATIVE}&invalid=none")[0].depth_spec
     assert (spec.scale_to_m, spec.larger_is, spec.invalid) == (None, "nearer", None)
