@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,15 +17,6 @@ from .weights import Tensors, read_weights
 
 
 @dataclass(frozen=True, slots=True)
-class Mismatch:
-    """One tensor whose shape is not that of the network."""
-
-    name: str
-    expected: tuple[int, ...]
-    got: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class CheckpointReport:
     """What a checkpoint did to a network.
 
@@ -33,8 +24,7 @@ class CheckpointReport:
         matched: Names of the network's tensors that were loaded.
         missing: Names of the network's tensors that the file does not have.
         unexpected: Names in the file that the network does not have.
-        mismatched: Tensors of both with different shapes; empty unless reported by an error.
-        prefix: What was stripped from the file's names, such as ``module.``.
+        prefix: What was stripped from the file's names, such as ``module.`` or ``ema_model.``.
         source: Which entry of a nested file was taken, such as ``model_ema``.
         blocks: MutualFormer blocks loaded from other places: (prefix in the file, prefix here).
     """
@@ -42,29 +32,44 @@ class CheckpointReport:
     matched: tuple[str, ...]
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
-    mismatched: tuple[Mismatch, ...] = ()
     prefix: str = ""
     source: str = ""
     blocks: tuple[tuple[str, str], ...] = ()
 
     @property
     def summary(self) -> str:
-        """One line, such as ``642 tensors from 'model_ema', 0 missing, 3 unexpected``."""
+        """One line, such as ``642 tensors from 'model_ema', 0 missing, 1 unexpected ('w')``."""
         parts = [f"{len(self.matched)} tensors" + (f" from '{self.source}'" if self.source else "")]
         if self.prefix:
-            parts.append(f"prefix '{self.prefix}' stripped")
+            averaged = " (averaged weights)" if self.prefix.startswith(AVERAGED_PREFIXES) else ""
+            parts.append(f"prefix '{self.prefix}' stripped{averaged}")
         if self.blocks:
             parts.append(f"{len(self.blocks)} MutualFormer blocks from another host")
-        parts += [f"{len(self.missing)} missing", f"{len(self.unexpected)} unexpected"]
+        parts.append(_counted(self.missing, "missing"))
+        parts.append(_counted(self.unexpected, "unexpected"))
         return ", ".join(parts)
 
 
-#: What wrappers of a network put before every name.
-WRAPPER_PREFIXES = ("module.", "_orig_mod.")
+def _counted(names: tuple[str, ...], what: str) -> str:
+    """``5 missing ('a', 'b', 'c' ...)``."""
+    listed = ", ".join(f"'{name}'" for name in names[:NAMED])
+    more = " ..." if len(names) > NAMED else ""
+    return f"{len(names)} {what}" + (f" ({listed}{more})" if names else "")
+
+
+#: How many names of each kind a summary gives.
+NAMED = 3
+#: What averaging wrappers put before every name of the averaged copy: ema-pytorch, Lightning.
+AVERAGED_PREFIXES = ("ema_model.", "model_ema.", "ema.")
+#: What wrappers put before every name, in order of preference: averaged weights first, then
+#: DataParallel and AveragedModel, torch.compile, Lightning, and ema-pytorch's other copy.
+WRAPPER_PREFIXES = (*AVERAGED_PREFIXES, "module.", "_orig_mod.", "model.", "online_model.")
+#: Tensors that those wrappers add beside the network's own.
+WRAPPER_COUNTERS = frozenset({"n_averaged", "initted", "step", "decay", "num_updates"})
 #: The submodules of a MutualFormer block.
 BLOCK_PARTS = tuple(dict.fromkeys(key.partition(".")[0] for key in BLOCK_KEYS))
-#: Counters that no inference needs.
-BOOKKEEPING = ("num_batches_tracked", "n_averaged")
+#: A counter of every batch norm that no inference needs.
+BATCHES_SEEN = "num_batches_tracked"
 
 
 def load_checkpoint(
@@ -72,7 +77,8 @@ def load_checkpoint(
 ) -> CheckpointReport:
     """Load a weights file into a network, in place.
 
-    Names match exactly once the prefixes of wrappers are off.  MutualFormer blocks that have no
+    Names match exactly once the prefixes of wrappers are off; where a file holds averaged weights
+    beside the last ones, the averaged are taken.  MutualFormer blocks that have no
     match are taken, in order, from blocks that the file holds under other prefixes.  Floating
     tensors are converted to the network's own precision.
 
@@ -96,10 +102,19 @@ def load_checkpoint(
     """
     weights = read_weights(path)
     own = module.state_dict()
-    tensors, prefix = _strip_prefixes(weights.tensors, own)
+    tensors, prefix = _unwrap(weights.tensors, own)
     tensors, blocks = _adopt_blocks(tensors, own)
-    report = _compare(own, tensors, prefix=prefix, source=weights.source, blocks=blocks)
-    _refuse_wrong_network(path, report, allow_partial)
+    what = f"checkpoint {path}" + (f" (its '{weights.source}')" if weights.source else "")
+    _refuse_other_shapes(what, tensors, own)
+    report = CheckpointReport(
+        matched=tuple(name for name in own if name in tensors),
+        missing=tuple(n for n in own if n not in tensors and not n.endswith(BATCHES_SEEN)),
+        unexpected=tuple(name for name in tensors if name not in own),
+        prefix=prefix,
+        source=weights.source,
+        blocks=blocks,
+    )
+    _refuse_wrong_network(what, report, allow_partial)
     _refuse_foreign_block_tensors(path, report, own)
     loaded = {name: tensors[name] for name in report.matched}
     _refuse_non_finite(path, loaded)
@@ -136,18 +151,46 @@ def save_checkpoint(module: nn.Module, path: Path, *, half: bool = False) -> Non
     write_bytes(path, save(tensors), "the checkpoint")
 
 
-def _strip_prefixes(tensors: Tensors, own: Mapping[str, Tensor]) -> tuple[Tensors, str]:
-    """Take off what wrappers put before every name, unless the network has it too."""
-    tensors = {name: t for name, t in tensors.items() if not name.endswith(BOOKKEEPING)}
-    stripped = ""
-    while prefix := next(
-        (p for p in WRAPPER_PREFIXES if tensors and all(n.startswith(p) for n in tensors)), None
-    ):
-        if all(name.startswith(prefix) for name in own):
-            break
-        tensors = {name.removeprefix(prefix): t for name, t in tensors.items()}
-        stripped += prefix
-    return tensors, stripped
+def _unwrap(tensors: Tensors, own: Mapping[str, Tensor]) -> tuple[Tensors, str]:
+    """Take off what wrappers put before the network's names.
+
+    Of all ways to read the file the one that fits most of the network's names is taken, and of
+    equal ones the first: a network may itself have a part that is called like a wrapper.
+    """
+    tensors = {name: t for name, t in tensors.items() if not name.endswith(BATCHES_SEEN)}
+    prefixes = list(_prefixes(tensors))
+    prefixes.insert(sum(prefix.startswith(AVERAGED_PREFIXES) for prefix in prefixes), "")
+    readings = {prefix: _without_prefix(tensors, prefix) for prefix in prefixes}
+    best = max(readings, key=lambda prefix: len(own.keys() & readings[prefix].keys()))
+    return {
+        name: tensor
+        for name, tensor in readings[best].items()
+        if name in own or _bare(name) not in WRAPPER_COUNTERS
+    }, best
+
+
+def _prefixes(names: Iterable[str], outer: str = "") -> Iterator[str]:
+    """Every chain of wrappers' prefixes that some name starts with, averaged weights first."""
+    for prefix in WRAPPER_PREFIXES:
+        inner = [name for name in names if name.startswith(outer + prefix)]
+        if inner:
+            yield outer + prefix
+            yield from _prefixes(inner, outer + prefix)
+
+
+def _without_prefix(tensors: Tensors, prefix: str) -> Tensors:
+    """The tensors under ``prefix`` by their names below it, and what is no copy of one of them."""
+    under = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+    bare = {_bare(name) for name in under}
+    rest = {n: t for n, t in tensors.items() if not n.startswith(prefix) and _bare(n) not in bare}
+    return under | rest
+
+
+def _bare(name: str) -> str:
+    """A name without any prefix of a wrapper."""
+    while prefix := next((p for p in WRAPPER_PREFIXES if name.startswith(p)), None):
+        name = name.removeprefix(prefix)
+    return name
 
 
 def _block_prefixes(names: Mapping[str, Tensor]) -> list[str]:
@@ -182,40 +225,20 @@ def _adopt_blocks(
     return adopted, pairs
 
 
-def _compare(
-    own: Mapping[str, Tensor],
-    tensors: Tensors,
-    *,
-    prefix: str,
-    source: str,
-    blocks: tuple[tuple[str, str], ...],
-) -> CheckpointReport:
+def _refuse_other_shapes(what: str, tensors: Tensors, own: Mapping[str, Tensor]) -> None:
     common = [name for name in own if name in tensors]
-    return CheckpointReport(
-        matched=tuple(name for name in common if tensors[name].shape == own[name].shape),
-        missing=tuple(n for n in own if n not in tensors and not n.endswith(BOOKKEEPING)),
-        unexpected=tuple(name for name in tensors if name not in own),
-        mismatched=tuple(
-            Mismatch(name, tuple(own[name].shape), tuple(tensors[name].shape))
-            for name in common
-            if tensors[name].shape != own[name].shape
-        ),
-        prefix=prefix,
-        source=source,
-        blocks=blocks,
-    )
-
-
-def _refuse_wrong_network(path: Path, report: CheckpointReport, allow_partial: bool) -> None:
-    what = f"checkpoint {path}" + (f" (its '{report.source}')" if report.source else "")
-    if report.mismatched:
-        first = report.mismatched[0]
+    differing = [name for name in common if tensors[name].shape != own[name].shape]
+    if differing:
+        first = differing[0]
         raise CheckpointError(
-            f"{what}: {len(report.mismatched)} tensors of other shapes; '{first.name}'",
-            expected=str(first.expected),
-            got=str(first.got),
+            f"{what}: {len(differing)} tensors of other shapes; '{first}'",
+            expected=str(tuple(own[first].shape)),
+            got=str(tuple(tensors[first].shape)),
             cure="it belongs to a network of other widths; name the model it was trained as",
         )
+
+
+def _refuse_wrong_network(what: str, report: CheckpointReport, allow_partial: bool) -> None:
     if not report.matched:
         raise CheckpointError(
             f"{what} has no tensor of this network",

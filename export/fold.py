@@ -19,12 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from edge_fusion.errors import StepError
 
-from .models.mutualformer import (
-    ComposedAttention,
-    CrossDiffusion,
-    CrossDiffusionAttention,
-    SummedAttention,
-)
+from .models.mutualformer import ComposedAttention, CrossDiffusion, CrossDiffusionAttention
 from .models.reparam import CrossModalReparamLinear
 
 
@@ -62,11 +57,14 @@ class FoldResult:
 
 
 M = TypeVar("M", bound=nn.Module)
+#: Folds a network in place; the root itself may be replaced, hence it is given back.
 Fold = Callable[[nn.Module], tuple[nn.Module, FoldRecord]]
 
 
 def fold(module: nn.Module) -> FoldResult:
     """Apply every fold of :data:`FOLDS` that finds something.
+
+    A part that a hook watches is left as it is: a fold would silence the hook.
 
     Args:
         module: Any network; it is not changed.
@@ -81,12 +79,12 @@ def fold(module: nn.Module) -> FoldResult:
         ['batch-norm', 'output-projections']
     """
     records = []
-    folded = _copy(module)
+    network = _copy(module)
     for step in FOLDS:
-        folded, record = step(folded)
+        network, record = step(network)
         if record.applied:
             records.append(record)
-    return FoldResult(folded, tuple(records))
+    return FoldResult(network, tuple(records))
 
 
 def fold_batch_norms(module: nn.Module) -> tuple[nn.Module, FoldRecord]:
@@ -96,11 +94,79 @@ def fold_batch_norms(module: nn.Module) -> tuple[nn.Module, FoldRecord]:
 
     A pair is taken where the data flow is certain: neighbours in a plain ``nn.Sequential``, or the
     pairs that a module names in ``conv_norm_pairs``.  The batch norm becomes an identity.
+
+    Args:
+        module: Any network; it is not changed.
+
+    Raises:
+        StepError: The network cannot be copied.
+
+    Example:
+        >>> fold_batch_norms(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)))[1].modules
+        ('0',)
     """
-    copy = _copy(module)
-    uses = Counter(id(m) for _, m in copy.named_modules(remove_duplicate=False))
+    return _batch_norms(_copy(module))
+
+
+def fold_cross_diffusion(module: nn.Module) -> tuple[nn.Module, FoldRecord]:
+    """Reorder published cross-diffusion so that no N x N x N product is left.
+
+    The rows of a softmax sum to one, hence S_r I S_d^T = A_r^T A_d, and
+    (A_r^T A_d) V_d = A_r^T (A_d V_d).
+
+    Args:
+        module: Any network; it is not changed.
+
+    Raises:
+        StepError: The network cannot be copied.
+
+    Example:
+        >>> from edge_fusion.export.models.mutualformer import MutualFormer
+        >>> fold_cross_diffusion(MutualFormer(16, reference=True))[1].modules
+        ('attn',)
+    """
+    return _cross_diffusion(_copy(module))
+
+
+def fold_output_projections(module: nn.Module) -> tuple[nn.Module, FoldRecord]:
+    """Compose the four output Linears of cross-diffusion attention, 7 C^2 to 5 C^2 MACs per token.
+
+    With proj_rd = [W_1 W_2]:  W = [W_p, W_1 W_r, W_2 W_d],  b = b_p + b_rd + W_1 b_r + W_2 b_d.
+
+    Args:
+        module: Any network; it is not changed.
+
+    Raises:
+        StepError: The network cannot be copied.
+
+    Example:
+        >>> from edge_fusion.export.models.mutualformer import MutualFormer
+        >>> fold_output_projections(MutualFormer(16))[0].attn.proj_out
+        Linear(in_features=80, out_features=16, bias=True)
+    """
+    return _output_projections(_copy(module))
+
+
+def fold_reparameterised_linears(module: nn.Module) -> tuple[nn.Module, FoldRecord]:
+    """Replace W + lambda W_aux by one weight in a plain Linear.
+
+    Args:
+        module: Any network; it is not changed.
+
+    Raises:
+        StepError: The network cannot be copied.
+
+    Example:
+        >>> fold_reparameterised_linears(CrossModalReparamLinear(4, 8))[0]
+        Linear(in_features=4, out_features=8, bias=True)
+    """
+    return _reparameterised_linears(_copy(module))
+
+
+def _batch_norms(network: nn.Module) -> tuple[nn.Module, FoldRecord]:
+    uses = Counter(id(m) for _, m in network.named_modules(remove_duplicate=False))
     done = []
-    for owner_path, owner in copy.named_modules():
+    for owner_path, owner in network.named_modules():
         for conv_name, norm_name in _conv_norm_pairs(owner):
             conv, norm = getattr(owner, conv_name), getattr(owner, norm_name)
             # A shared layer has other callers that must keep seeing it unfolded.
@@ -110,66 +176,50 @@ def fold_batch_norms(module: nn.Module) -> tuple[nn.Module, FoldRecord]:
             setattr(owner, conv_name, fuse_conv_bn_eval(conv, norm))
             setattr(owner, norm_name, nn.Identity().eval())
             done.append(_join(owner_path, conv_name))
-    return copy, FoldRecord("batch-norm", "batch norms folded into convolutions", tuple(done))
+    return network, FoldRecord("batch-norm", "batch norms folded into convolutions", tuple(done))
 
 
-def fold_cross_diffusion(module: nn.Module) -> tuple[nn.Module, FoldRecord]:
-    """Reorder published cross-diffusion so that no N x N x N product is left.
-
-    The rows of a softmax sum to one, hence S_r I S_d^T = A_r^T A_d, and
-    (A_r^T A_d) V_d = A_r^T (A_d V_d).
-    """
-    copy = _copy(module)
+def _cross_diffusion(network: nn.Module) -> tuple[nn.Module, FoldRecord]:
     done = []
-    for path, attention in _of_type(copy, CrossDiffusion):
+    for path, attention in _of_type(network, CrossDiffusion):
         if attention.form == "published":
             attention.form = "folded"
             done.append(path)
     summary = "cross-diffusion reordered: no N x N x N product left"
-    return copy, FoldRecord("cross-diffusion", summary, tuple(done))
+    return network, FoldRecord("cross-diffusion", summary, tuple(done))
 
 
-def fold_output_projections(
-    module: nn.Module, *, separate: bool = False
-) -> tuple[nn.Module, FoldRecord]:
-    """Compose the four output Linears of cross-diffusion attention, 7 C^2 to 5 C^2 MACs per token.
-
-    With proj_rd = [W_1 W_2]:  W = [W_p, W_1 W_r, W_2 W_d],  b = b_p + b_rd + W_1 b_r + W_2 b_d.
-
-    Args:
-        module: Any network; it is not changed.
-        separate: Keep one Linear per branch and sum them, each with an INT8 scale of its own.
-    """
-    copy = _copy(module)
-    target = SummedAttention if separate else ComposedAttention
+def _output_projections(network: nn.Module) -> tuple[nn.Module, FoldRecord]:
     done = []
-    for path, attention in _of_type(copy, CrossDiffusionAttention):
-        copy = _replace(copy, path, _compose_outputs(attention, target))
-        done.append(path)
-    summary = "four output Linears composed into " + ("a sum of five" if separate else "one")
-    return copy, FoldRecord("output-projections", summary, tuple(done))
+    for path, attention in _of_type(network, CrossDiffusionAttention):
+        gone = (attention.proj, attention.proj_r, attention.proj_d, attention.proj_rd)
+        if not _hooked(attention, *gone):
+            network = _replace(network, path, _compose_outputs(attention))
+            done.append(path)
+    summary = "four output Linears composed into one"
+    return network, FoldRecord("output-projections", summary, tuple(done))
 
 
-def fold_reparameterised_linears(module: nn.Module) -> tuple[nn.Module, FoldRecord]:
-    """Replace W + lambda W_aux by one weight in a plain Linear."""
-    copy = _copy(module)
+def _reparameterised_linears(network: nn.Module) -> tuple[nn.Module, FoldRecord]:
     done = []
-    for path, linear in _of_type(copy, CrossModalReparamLinear):
+    for path, linear in _of_type(network, CrossModalReparamLinear):
+        if _hooked(linear):
+            continue
         outputs, inputs = linear.weight.shape
         plain = nn.Linear(inputs, outputs, bias=linear.bias is not None).to(linear.weight)
         _assign(plain, linear.effective_weight(), linear.bias)
-        copy = _replace(copy, path, plain.eval())
+        network = _replace(network, path, plain.eval())
         done.append(path)
     summary = "auxiliary weights of another modality added to the own"
-    return copy, FoldRecord("reparameterisation", summary, tuple(done))
+    return network, FoldRecord("reparameterisation", summary, tuple(done))
 
 
 #: In the order they are done; each applies to what the ones before left.
 FOLDS: tuple[Fold, ...] = (
-    fold_batch_norms,
-    fold_cross_diffusion,
-    fold_output_projections,
-    fold_reparameterised_linears,
+    _batch_norms,
+    _cross_diffusion,
+    _output_projections,
+    _reparameterised_linears,
 )
 
 #: The batch norm that normalises what a convolution of this kind puts out.
@@ -199,14 +249,16 @@ def _foldable(conv: nn.Module, norm: nn.Module) -> bool:
         wanted is not None
         and type(norm) is wanted
         and isinstance(norm.running_mean, Tensor)
-        and not (conv._forward_hooks or conv._forward_pre_hooks or norm._forward_pre_hooks)
+        and not _hooked(conv, norm)
     )
 
 
-def _compose_outputs(
-    attention: CrossDiffusionAttention,
-    target: type[ComposedAttention] | type[SummedAttention],
-) -> CrossDiffusion:
+def _hooked(*modules: nn.Module) -> bool:
+    """Whether anything watches or changes what goes into or out of these modules."""
+    return any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+
+
+def _compose_outputs(attention: CrossDiffusionAttention) -> ComposedAttention:
     """The attention with one Linear over [merged, r, rd, d, dr]."""
     first, second = attention.proj_rd.weight.chunk(2, dim=1)
     weight = torch.cat(
@@ -223,16 +275,9 @@ def _compose_outputs(
         + first @ attention.proj_r.bias
         + second @ attention.proj_d.bias
     )
-    composed = target(attention.dim, attention.heads, attention.form)
+    composed = ComposedAttention(attention.dim, attention.heads, attention.form)
     composed.qkv_r, composed.qkv_d, composed.qkv = attention.qkv_r, attention.qkv_d, attention.qkv
-    if isinstance(composed, ComposedAttention):
-        _assign(composed.proj_out, weight, bias)
-    else:
-        parts = weight.chunk(5, dim=1)
-        biases = (bias, None, None, None, None)
-        for linear, part, part_bias in zip(composed.proj_out, parts, biases, strict=True):
-            assert isinstance(linear, nn.Linear)
-            _assign(linear, part, part_bias)
+    _assign(composed.proj_out, weight, bias)
     return composed.eval()
 
 

@@ -16,9 +16,11 @@ from typing import Any, TypeVar, cast
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper, shape_inference
+from onnx import TensorProto, helper, numpy_helper
 
 from edge_fusion.errors import ModelError
+
+from .shapes import infer_types
 
 Array = NDArray[np.generic]
 Dim = int | str | None
@@ -36,11 +38,15 @@ MOVES = frozenset(
     {"DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "SpaceToDepth"}
     | {"Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"}
 )
+# Operators that compute nothing either, but join or choose values: behind them there are 8-bit
+# values still, and no longer the quantization of one input, so that no scale is followed through.
+SELECTS = frozenset({"Concat", "MaxPool"})
+# What may stand between a softmax and the product that reads it, without changing what it is.
+_SEEN_THROUGH = MOVES | {QUANTIZE, DEQUANTIZE, "Cast", "Dropout"}
 _RANDOM = frozenset(
     {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike"}
     | {"RandomUniform", "RandomUniformLike"}
 )
-_INFERENCE_BYTES = 4096  # larger initialisers never are a shape, an axis list or a scale
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -135,7 +141,7 @@ class GraphView:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model = model
-        self.opset = _default_opset(model)
+        self.opset = opset_of(model)
         self.initializers: dict[str, TensorProto] = {}
         protos = list(self._walk(model.graph))
         self.nodes = tuple(_node(index, proto) for index, proto in enumerate(protos))
@@ -168,17 +174,13 @@ class GraphView:
             ModelError: The value lies in an external file that was not loaded.
         """
         if name not in self._constants:
-            self._constants[name] = self._read_constant(name)
+            self._constants[name] = self._read_constant(self._behind(name, frozenset({"Identity"})))
         return self._constants[name]
 
     def _read_constant(self, name: str) -> Array | None:
         tensor = self.initializers.get(name)
         producer = self.producers.get(name)
-        if tensor is None and producer is not None:
-            if producer.op_type == "Identity":
-                return self.constant(producer.input(0))
-            if producer.op_type != "Constant":
-                return None
+        if tensor is None and producer is not None and producer.op_type == "Constant":
             tensor = _constant_tensor(producer)
         if tensor is None:
             return None
@@ -188,6 +190,17 @@ class GraphView:
                 cure="read the model by onnx.load(path), which loads it",
             )
         return numpy_helper.to_array(tensor)
+
+    def _behind(self, name: str, seen_through: frozenset[str]) -> str:
+        """The tensor that ``name`` comes from, seen through operators of these types."""
+        passed: set[str] = set()  # a file may hold a cycle, which nothing has checked yet
+        while name not in passed and name not in self.initializers:
+            passed.add(name)
+            producer = self.producers.get(name)
+            if producer is None or producer.op_type not in seen_through:
+                break
+            name = producer.input(0)
+        return name
 
     @cached_property
     def constants(self) -> frozenset[str]:
@@ -205,13 +218,25 @@ class GraphView:
         """The inputs of a node that depend on the model's inputs."""
         return [name for name in node.inputs if name and name not in self.constants]
 
-    def is_input(self, name: str) -> bool:
-        """Whether a tensor is one of the graph's true inputs."""
-        return any(value.name == name for value in self.inputs)
-
     def weighted(self, node: Node) -> bool:
         """Whether a node multiplies one activation by one constant weight."""
         return node.op_type in WEIGHTED and any(n in self.constants for n in node.inputs[:2])
+
+    def tokens(self, node: Node) -> int | None:
+        """Over how many tokens a product of two activations attends; None where that is unknown.
+
+        Q·Kᵀ is (M, d)·(d, N), and A·V is (M, N)·(N, d) with A behind a softmax: the tokens are M
+        and N, and the channels d do not count however wide a head is.
+        """
+        left, right = self.shape(node.input(0)), self.shape(node.input(1))
+        if not left or not right or len(left) < 2 or len(right) < 2:
+            return None
+        producer = self.producers.get(self._behind(node.input(0), _SEEN_THROUGH))
+        weighs = producer is not None and producer.op_type == "Softmax"
+        rows, columns = left[-2], (left if weighs else right)[-1]
+        if isinstance(rows, int) and isinstance(columns, int):
+            return max(rows, columns)
+        return None
 
     @cached_property
     def quantizers(self) -> tuple[Quantizer, ...]:
@@ -275,15 +300,7 @@ class GraphView:
 
     @cached_property
     def _types(self) -> dict[str, onnx.TypeProto]:
-        types = {value.name: value.type for value in self.model.graph.value_info}
-        try:
-            inferred = shape_inference.infer_shapes(_without_weights(self.model), data_prop=True)
-        except Exception as err:  # the C++ checker raises bare RuntimeError and its own classes
-            self.inference_error = str(err).strip().splitlines()[0]
-        else:
-            types.update((value.name, value.type) for value in inferred.graph.value_info)
-            types.update((value.name, value.type) for value in inferred.graph.output)
-        types.update((value.name, value.type) for value in self.model.graph.input)
+        types, self.inference_error = infer_types(self.model)
         return types
 
     def shape(self, name: str) -> Shape | None:
@@ -317,6 +334,17 @@ class GraphView:
         return kind.tensor_type.elem_type if kind is not None else 0
 
 
+def opset_of(model: onnx.ModelProto) -> int:
+    """Version of a model's default operator set, 0 where it names none.
+
+    Example:
+        >>> opset_of(onnx.ModelProto(opset_import=[helper.make_opsetid("", 18)]))
+        18
+    """
+    versions = (item.version for item in model.opset_import if item.domain in ("", "ai.onnx"))
+    return int(next(versions, 0))
+
+
 def bodies(proto: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
     """The graphs inside a node: the branches of If, the bodies of Loop and Scan."""
     for attribute in proto.attribute:
@@ -337,13 +365,6 @@ def _node(index: int, proto: onnx.NodeProto) -> Node:
     return Node(proto, label_of(index, proto), proto.op_type, domain, *names)
 
 
-def _default_opset(model: onnx.ModelProto) -> int:
-    for entry in model.opset_import:
-        if entry.domain in ("", "ai.onnx"):
-            return int(entry.version)
-    return 0
-
-
 def _constant_tensor(node: Node) -> TensorProto | None:
     for attribute in node.proto.attribute:
         if attribute.name == "value":
@@ -358,29 +379,3 @@ def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
     if dim.HasField("dim_value"):
         return dim.dim_value
     return dim.dim_param or None
-
-
-def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with large initialisers as typed inputs: all that shape inference needs.
-
-    Inference copies what it is given several times over; without the weights a model of 200 MB
-    takes milliseconds.
-    """
-    slim = onnx.ModelProto(ir_version=max(4, model.ir_version))
-    slim.opset_import.extend(model.opset_import)
-    slim.functions.extend(model.functions)
-    graph = slim.graph
-    graph.name = model.graph.name
-    graph.node.extend(model.graph.node)
-    graph.input.extend(model.graph.input)
-    graph.output.extend(model.graph.output)
-    listed = {value.name for value in graph.input}
-    for tensor in model.graph.initializer:
-        external = tensor.data_location == TensorProto.EXTERNAL
-        if not external and tensor.ByteSize() <= _INFERENCE_BYTES:
-            graph.initializer.append(tensor)
-        elif tensor.name not in listed:
-            graph.input.append(
-                helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
-            )
-    return slim

@@ -31,7 +31,10 @@ _SINCE_85 = frozenset(
 )
 # Later ones: first version, and what to do before it.
 _LATER: dict[str, tuple[Version, str]] = {
-    "LayerNormalization": ((8, 6), "use the weak flavour for 8.5, which decomposes it"),
+    "LayerNormalization": (
+        (8, 6),
+        "choose JetPack 6.0 or newer, or write it by ReduceMean, Sub, Mul, Sqrt and Div",
+    ),
     "GroupNormalization": ((8, 6), "decompose it: reshape, InstanceNormalization, reshape back"),
     "IsInf": ((8, 6), "compare the absolute value with a large constant"),
     "CastLike": ((8, 6), "write a Cast"),

@@ -12,6 +12,9 @@ from .graph import GraphView
 
 Severity = Literal["error", "warning", "info"]
 
+#: Where the accuracies of a ViT-B/16 on an Orin Nano are published that several rules rest on.
+VIT_ON_ORIN = "published: github.com/onnxsim/onnxsim, scripts/nvidia/README.md, TensorRT 10.3"
+
 
 class Hit(NamedTuple):
     """One place where a rule is broken.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, inliner, shape_inference, version_converter
 
 from edge_fusion.errors import ModelError, StepError
-from edge_fusion.runtime.ort import OrtSession
+from edge_fusion.runtime.ort import OrtSession, first_line
 from edge_fusion.spec import ModelSpec
 
+from .graph import opset_of
 from .naming import name_nodes
 
 NATIVE_OPSET = 18  # what the road speaks; the flavours are converted from it
@@ -40,7 +42,7 @@ def load_onnx(path: Path, spec: ModelSpec) -> onnx.ModelProto:
     Example:
         >>> model = load_onnx(Path("mine.onnx"), ModelSpec(name="mine"))  # doctest: +SKIP
     """
-    model = _read(path)
+    model = _modernise(read_onnx(path), path)
     foreign = [node for node in model.graph.node if node.domain not in _STANDARD]
     if foreign:
         raise ModelError(
@@ -48,12 +50,12 @@ def load_onnx(path: Path, spec: ModelSpec) -> onnx.ModelProto:
             got=", ".join(f"{node.domain}.{node.op_type} '{node.name}'" for node in foreign[:5]),
             cure="export it without a runtime's own optimisations and custom operators",
         )
-    if _opset(model) < _OLDEST_OPSET:
+    if opset_of(model) < _OLDEST_OPSET:
         try:
             model = convert_opset(model, NATIVE_OPSET)
         except StepError as err:
             raise ModelError(
-                f"{path} is of opset {_opset(model)} and cannot be converted",
+                f"{path} is of opset {opset_of(model)} and cannot be converted",
                 expected=f"{_OLDEST_OPSET} or newer",
                 got=err.what,
                 cure="export it again",
@@ -74,19 +76,19 @@ def convert_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
         >>> convert_opset(model, 19).opset_import[0].version  # doctest: +SKIP
         19
     """
-    if _opset(model) == opset:
+    if opset_of(model) == opset:
         return model
     try:
         converted = version_converter.convert_version(model, opset)
     except Exception as err:  # C++ errors arrive as RuntimeError, but not only
         raise StepError(
-            f"cannot carry the model from opset {_opset(model)} to {opset}", got=first_line(err)
+            f"cannot carry the model from opset {opset_of(model)} to {opset}", got=first_line(err)
         ) from err
-    if _opset(converted) != opset:
+    if opset_of(converted) != opset:
         raise StepError(
             "the opset converter stopped half-way",
             expected=f"opset {opset}",
-            got=f"opset {_opset(converted)}",
+            got=f"opset {opset_of(converted)}",
         )
     return converted
 
@@ -122,30 +124,68 @@ def infer_spec_names(model: onnx.ModelProto, spec: ModelSpec) -> ModelSpec:
     )
 
 
-def _read(path: Path) -> onnx.ModelProto:
+def read_onnx(path: Path) -> onnx.ModelProto:
+    """Read an ONNX file as it is, with its external data.
+
+    Raises:
+        ModelError: The file is missing, damaged, lacks its external data or holds no graph.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "mine.onnx"
+        ...     _ = path.write_bytes(b"no model")
+        ...     read_onnx(path)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        edge_fusion.errors.ModelError: cannot read ...mine.onnx as an ONNX model: got ...
+    """
     if not path.is_file():
         raise ModelError(f"no model file {path}")
+    return _checked_read(lambda: onnx.load(str(path), format="protobuf"), str(path))
+
+
+def parse_onnx(content: bytes, name: str) -> onnx.ModelProto:
+    """As :func:`read_onnx`, from bytes that ``name`` describes in messages.
+
+    Raises:
+        ModelError: The bytes are no ONNX model, or hold no graph.
+
+    Example:
+        >>> parse_onnx(model.SerializeToString(), "mine").graph.node[0].name  # doctest: +SKIP
+        'Conv'
+    """
+    return _checked_read(lambda: onnx.load_model_from_string(content), name)
+
+
+def _checked_read(read: Callable[[], onnx.ModelProto], name: str) -> onnx.ModelProto:
     try:
-        model = onnx.load(str(path), format="protobuf")
-        model = inliner.inline_local_functions(model)
+        model = read()
     except (DecodeError, OSError, ValueError, onnx.checker.ValidationError) as err:
         raise ModelError(
-            f"cannot read {path} as an ONNX model",
+            f"cannot read {name} as an ONNX model",
             got=first_line(err),
             cure="is the file complete, and its external data beside it?",
         ) from err
     if not model.graph.node:
-        raise ModelError(f"{path} holds no graph", cure="is it an ONNX file, and complete?")
-    weights = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in weights]
+        raise ModelError(f"{name} holds no graph", cure="is it an ONNX file, and complete?")
+    return model
+
+
+def _modernise(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    """Inline local functions, and list the true inputs alone."""
+    try:
+        model = inliner.inline_local_functions(model)
+    except (DecodeError, ValueError, RuntimeError, onnx.checker.ValidationError) as err:
+        raise ModelError(
+            f"cannot inline the local functions of {path}",
+            got=first_line(err),
+            cure="export it again without local functions",
+        ) from err
+    inputs = _inputs(model)
     del model.graph.input[:]
     model.graph.input.extend(inputs)
     model.ir_version = max(model.ir_version, _MODERN_IR)
     return model
-
-
-def _opset(model: onnx.ModelProto) -> int:
-    return next((item.version for item in model.opset_import if item.domain in _STANDARD), 0)
 
 
 def _inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
@@ -238,7 +278,7 @@ def keep_output(model: onnx.ModelProto, spec: ModelSpec, *, alone: bool) -> None
 
 def finish(model: onnx.ModelProto, spec: ModelSpec) -> onnx.ModelProto:
     """Infer every shape, check the whole graph, and hold its output against the record."""
-    opset = onnx.helper.make_opsetid("", _opset(model))  # NNCF reads the first entry only
+    opset = onnx.helper.make_opsetid("", opset_of(model))  # NNCF reads the first entry only
     del model.opset_import[:]
     for node in model.graph.node:
         node.domain = ""
@@ -286,9 +326,3 @@ def _measure_output(model: onnx.ModelProto, spec: ModelSpec) -> None:
 def _ramp(shape: tuple[int, ...], top: float) -> NDArray[np.float32]:
     """Values from 0 to ``top``."""
     return np.linspace(0, top, int(np.prod(shape)), dtype=np.float32).reshape(shape)
-
-
-def first_line(error: Exception) -> str:
-    """What a third-party error says, in one line."""
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 
 import onnx
+
+from .graph import bodies
 
 # What PyTorch's exporter notes on every node: the modules around it, outermost first, and last the
 # operation itself; and which rewrite rules touched it.
@@ -141,14 +143,8 @@ def _rename_values(graph: onnx.GraphProto, kept: Collection[str]) -> None:
 def _rename_inputs(graph: onnx.GraphProto, renamed: dict[str, str]) -> None:
     for node in graph.node:
         node.input[:] = [renamed.get(name, name) for name in node.input]
-        for body in _bodies(node):  # a loop's body reads the values around it
+        for body in bodies(node):  # a loop's body reads the values around it
             _rename_inputs(body, renamed)
-
-
-def _bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield attribute.g
 
 
 def _strip(model: onnx.ModelProto) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -14,33 +13,41 @@ from typing import Any, Protocol
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
+from torch import nn
 
 from edge_fusion.bundle import GOLDEN_NAME, Bundle, check_destination, write_bundle
-from edge_fusion.calibration.calibration_set import (
-    CalibrationOptions,
-    CalibrationSet,
-    load_calibration_set,
-)
-from edge_fusion.errors import CheckpointError, ModelError, StepError
+from edge_fusion.calibration.calibration_set import load_calibration_set
+from edge_fusion.errors import FrameError, ModelError, StepError
 from edge_fusion.files import sha256_file
 from edge_fusion.manifest import Golden, Manifest, Origin, ParityRecord, QuantizationRecord
-from edge_fusion.preprocess import Inputs
+from edge_fusion.preprocess import Inputs, activate
 from edge_fusion.runtime.ort import OrtSession
-from edge_fusion.spec import ModelSpec, read_model_spec
-from edge_fusion.target import Target, parse_target
+from edge_fusion.spec import ModelSpec
+from edge_fusion.target import Target
 
 from .cost import count_cost
 from .fold import fold
+from .golden import make_golden
+from .graph import opset_of
 from .legalise import legalise
 from .lint import lint
 from .load import convert_opset, load_onnx
-from .models.registry import MODELS, load_model
+from .models.registry import load_model
+from .options import (
+    BuildOptions,
+    calibration_options,
+    check_model,
+    model_spec,
+    opset_for,
+    target_of,
+)
 from .parity import Runner, check_parity
 from .precision import PrecisionPolicy, plan_precision
 from .quantize import QuantizeOptions, quantize
 from .samples import check_samples
 from .simplify import simplify
-from .trace import Exporter, TraceOptions, torch_runner, trace
+from .trace import TraceOptions, torch_runner, trace
 
 GOLDEN_SAMPLES = 4
 PARITY_SAMPLES = 4
@@ -65,49 +72,11 @@ def _quiet(step: str, done: int, total: int, detail: str = "") -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class BuildOptions:
-    """What to build, from what, for what.
+class Network:
+    """What the user named, loaded: a torch network still to trace, or a graph that is traced."""
 
-    Attributes:
-        model: Registry name, ``module:factory`` or a two-input ``.onnx`` file.
-        output: The bundle: a folder, or a file ending in ``.tar``.
-        calib: Folders or source URIs of RGB-D pairs; needed for INT8.
-        checkpoint: Weights; not for ONNX files.
-        precision: ``int8`` builds FP32 and INT8, ``fp32`` FP32 alone.
-        target: Board and JetPack.
-        spec: JSON input record of a model that is not ours.
-        size: ``WxH`` in pixels instead of the model's own.
-        calib_count: How many pairs to calibrate on.
-        seed: Seed of that choice.
-        keep_fp16: Globs of node names to keep out of INT8.
-        opset: ONNX opset.
-        exporter: ``dynamo`` or ``legacy``.
-        allow_partial: Accept a checkpoint that leaves some weights as they were made.
-        untrained: Build a registry model with random weights.
-        replace: Replace an older bundle at ``output``.
-    """
-
-    model: str
-    output: Path
-    calib: tuple[str, ...] = ()
-    checkpoint: Path | None = None
-    precision: str = "int8"
-    target: str = "orin-nano"
-    spec: Path | None = None
-    size: str | None = None
-    calib_count: int = 64
-    seed: int = 0
-    keep_fp16: tuple[str, ...] = ()
-    opset: int = 18
-    exporter: Exporter = "dynamo"
-    allow_partial: bool = False
-    untrained: bool = False
-    replace: bool = False
-
-    @property
-    def is_onnx(self) -> bool:
-        """Whether the model is a file that is already traced."""
-        return self.model.endswith(".onnx")
+    origin: Origin
+    source: nn.Module | onnx.ModelProto
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,140 +116,116 @@ def build(options: BuildOptions, progress: Progress = _quiet) -> Bundle:
         OutputError: ``output`` holds something else, or the disk refused.
     """
     check_destination(options.output, replace=options.replace)
-    target = parse_target(options.target)
-    spec = _model_spec(options)
-    pairs = _load_pairs(options, spec, progress)
-    traced = _load_onnx_file if options.is_onnx else _load_and_trace
-    network = traced(options, spec, pairs.samples, progress)
-    variants = {"fp32": network.graph}
+    check_model(options)
+    target, spec = target_of(options), model_spec(options)
+    chosen = calibration_options(options, few=GOLDEN_SAMPLES, fallback=FALLBACK_GOLDEN)
+    network = _load(options, spec, progress)
+    pairs = load_calibration_set(chosen, spec, partial(progress, "pairs"))
+    check_samples(pairs.samples, spec)
+    traced = _trace(network, spec, options, pairs.samples, progress)
+    variants = {"fp32": traced.graph}
     quantized = None
     if options.precision == "int8":
-        quantized = _quantize(options, network.graph, spec, pairs.samples, progress)
+        quantized = _quantize(options, traced.graph, spec, pairs.samples, progress)
         variants["int8"] = quantized.graph
-    warnings = _lint_variants(variants, target, progress)
+    remarks = _lint_variants(variants, target, progress)
     models = {name: graph.SerializeToString() for name, graph in variants.items()}
+    samples = pairs.samples[:GOLDEN_SAMPLES]
     manifest = Manifest(
         created_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         model=spec,
-        origin=network.origin,
-        precision="int8" if quantized else "fp32",
+        origin=traced.origin,
+        precision=options.precision,
         target=target.name,
-        opset=_opset(network.graph),
+        opset=opset_of(traced.graph),
         variants={name: _file_name(name) for name in models},
         calibration=pairs.record if quantized else None,
         quantization=quantized.record if quantized else None,
-        parity=network.parity + ((quantized.parity,) if quantized else ()),
+        parity=traced.parity + ((quantized.parity,) if quantized else ()),
         golden=Golden(
             source=", ".join(pairs.record.sources),
-            samples=len(pairs.samples[:GOLDEN_SAMPLES]),
+            samples=len(samples),
             mean_abs_tolerance={name: GOLDEN_TOLERANCE[name] for name in models},
         ),
-        lint=warnings,
+        lint=remarks,
         versions=_versions(),
     )
     files = {_file_name(name): data for name, data in models.items()}
-    files[GOLDEN_NAME] = _golden(models, pairs.samples[:GOLDEN_SAMPLES])
+    files[GOLDEN_NAME] = make_golden(models, samples, spec)
     with _step(progress, "bundle") as done:
         bundle = write_bundle(options.output, manifest, files, replace=options.replace)
         done(str(options.output))
     return bundle
 
 
-def _model_spec(options: BuildOptions) -> ModelSpec:
-    """The input record: the user's, the registry's, or the defaults under the model's name."""
-    if options.spec is not None:
-        spec = read_model_spec(options.spec)
-    elif options.model in MODELS:
-        spec = MODELS[options.model].spec
-    else:
-        spec = ModelSpec(name=Path(options.model).stem)
-    if options.size is None:
-        return spec
-    width, cross, height = options.size.partition("x")
-    if not (cross and width.isdecimal() and height.isdecimal() and int(width) and int(height)):
-        raise ModelError("input size", expected="WxH such as 320x256", got=repr(options.size))
-    return spec.model_copy(update={"width": int(width), "height": int(height)})
-
-
-def _load_pairs(options: BuildOptions, spec: ModelSpec, progress: Progress) -> CalibrationSet:
-    """The pairs to calibrate on; without INT8 a few suffice, for parity and the self-check."""
-    sources, count = options.calib, options.calib_count
-    if options.precision != "int8":
-        sources, count = sources or (FALLBACK_GOLDEN,), GOLDEN_SAMPLES
-    pairs = load_calibration_set(
-        CalibrationOptions(sources, count, options.seed),
-        spec,
-        lambda done, total: progress("pairs", done, total),
-    )
-    check_samples(pairs.samples, spec)
-    return pairs
-
-
-def _load_and_trace(
-    options: BuildOptions, spec: ModelSpec, samples: Sequence[Inputs], progress: Progress
-) -> Traced:
-    """Load -> fold -> trace -> simplify, each held against the network itself."""
-    if options.model in MODELS and not (options.checkpoint or options.untrained):
-        raise CheckpointError(
-            f"no weights for {options.model}",
-            cure="give --checkpoint FILE, train one with 'python -m benchmarks.reference.train', "
-            "or pass --untrained to try the road with random weights",
-        )
+def _load(options: BuildOptions, spec: ModelSpec, progress: Progress) -> Network:
+    """The network with its weights, from whichever place the user named."""
     with _step(progress, "load") as done:
+        if options.is_onnx:
+            path = Path(options.model)
+            graph = load_onnx(path, spec)
+            done(f"{len(graph.graph.node)} nodes at opset {opset_of(graph)}")
+            digest = sha256_file(path)
+            return Network(Origin(model=path.name, weights=path.name, weights_sha256=digest), graph)
         loaded = load_model(
             options.model, options.checkpoint, spec, allow_partial=options.allow_partial
         )
         cost = count_cost(loaded.module, spec)
-        done(f"{cost.parameters / 1e6:.2f} M parameters, {cost.macs / 1e9:.3f} GMACs")
+        report = loaded.checkpoint_report.summary if loaded.checkpoint_report else ""
+        made = "random" if options.untrained else f"made by {options.model}"
+        origin = Origin(
+            model=options.model,
+            weights=options.checkpoint.name if options.checkpoint else made,
+            weights_sha256=loaded.checkpoint_sha256,
+            checkpoint_report=report,
+            partial=options.allow_partial,
+            parameters=cost.parameters,
+            macs=cost.macs,
+        )
+        size = f"{cost.parameters / 1e6:.2f} M parameters, {cost.macs / 1e9:.3f} GMACs"
+        done("; ".join(filter(None, (size, report))))
+        return Network(origin, loaded.module)
+
+
+def _trace(
+    network: Network,
+    spec: ModelSpec,
+    options: BuildOptions,
+    samples: Sequence[Inputs],
+    progress: Progress,
+) -> Traced:
+    """Fold, trace and simplify, each held against the network itself."""
+    target = target_of(options)
+    if isinstance(network.source, onnx.ModelProto):
+        wanted = options.opset or min(opset_of(network.source), target.opset_max)
+        graph = convert_opset(network.source, wanted)
+        simplified, parity = _simplify(graph, spec, samples, progress)
+        return Traced(simplified, network.origin, (parity,))
     with _step(progress, "fold") as done:
-        folded = fold(loaded.module)
-        done("; ".join(record.summary for record in folded.folds) or "nothing to fold")
+        folded = fold(network.source)
+        folds = tuple(record.summary for record in folded.folds)
+        done("; ".join(folds) or "nothing to fold")
     with _step(progress, "trace") as done:
-        graph = trace(folded.module, spec, TraceOptions(options.opset, options.exporter))
-        done(f"{len(graph.graph.node)} nodes at opset {_opset(graph)}")
+        graph = trace(
+            folded.module, spec, TraceOptions(opset_for(options, target), options.exporter)
+        )
+        done(f"{len(graph.graph.node)} nodes at opset {opset_of(graph)}")
     with _running(graph) as traced:
-        first = _parity("torch-onnx", torch_runner(loaded.module, spec), traced, samples, progress)
-    graph, second = _simplify(graph, samples, progress)
-    origin = Origin(
-        model=options.model,
-        weights=options.checkpoint.name if options.checkpoint else _unread_weights(options),
-        weights_sha256=loaded.checkpoint_sha256,
-        parameters=cost.parameters,
-        macs=cost.macs,
-        folds=tuple(record.summary for record in folded.folds),
-    )
+        torch = torch_runner(network.source, spec)
+        first = _parity("torch-onnx", torch, traced, spec, samples, progress)
+    graph, second = _simplify(graph, spec, samples, progress)
+    origin = network.origin.model_copy(update={"folds": folds})
     return Traced(graph, origin, (first, second))
 
 
-def _unread_weights(options: BuildOptions) -> str:
-    return "random" if options.untrained else f"made by {options.model}"
-
-
-def _load_onnx_file(
-    options: BuildOptions, spec: ModelSpec, samples: Sequence[Inputs], progress: Progress
-) -> Traced:
-    """A user's own ONNX file joins the road after tracing."""
-    if options.checkpoint is not None:
-        raise CheckpointError(
-            f"{options.model} carries its own weights", cure="leave --checkpoint out"
-        )
-    path = Path(options.model)
-    with _step(progress, "load") as done:
-        graph = convert_opset(load_onnx(path, spec), options.opset)
-        done(f"{len(graph.graph.node)} nodes at opset {_opset(graph)}")
-    simplified, parity = _simplify(graph, samples, progress)
-    origin = Origin(model=path.name, weights=path.name, weights_sha256=sha256_file(path))
-    return Traced(simplified, origin, (parity,))
-
-
 def _simplify(
-    graph: onnx.ModelProto, samples: Sequence[Inputs], progress: Progress
+    graph: onnx.ModelProto, spec: ModelSpec, samples: Sequence[Inputs], progress: Progress
 ) -> tuple[onnx.ModelProto, ParityRecord]:
     with _step(progress, "simplify") as done:
         result = simplify(graph)
         done(f"{result.nodes_before} to {result.nodes_after} nodes")
     with _running(graph) as before, _running(result.model) as after:
-        return result.model, _parity("onnx-simplified", before, after, samples, progress)
+        return result.model, _parity("onnx-simplified", before, after, spec, samples, progress)
 
 
 def _quantize(
@@ -293,7 +238,7 @@ def _quantize(
     """Quantize -> legalise -> parity."""
     policy = PrecisionPolicy(keep_fp16=options.keep_fp16)
     plan = plan_precision(graph, policy)
-    settings = QuantizeOptions(subset_size=len(samples), seed=options.seed)
+    settings = QuantizeOptions()
     progress("calibrate", 0, len(samples))
     result = quantize(graph, samples, spec, settings, plan, partial(progress, "calibrate"))
     progress("quantize", 1, 1, f"{len(result.quantized)} nodes in INT8, {len(result.kept)} kept")
@@ -301,7 +246,7 @@ def _quantize(
         legal = legalise(result.model)
         done(f"{len(legal.changes)} changes")
     with _running(graph) as before, _running(legal.model) as after:
-        parity = _parity("fp32-int8", before, after, samples, progress)
+        parity = _parity("fp32-int8", before, after, spec, samples, progress)
     record = QuantizationRecord(
         options=_flat({**asdict(settings), "precision": asdict(policy)}),
         int8_nodes=result.quantized,
@@ -336,11 +281,15 @@ def _parity(
     name: str,
     reference: Runner,
     candidate: Runner,
+    spec: ModelSpec,
     samples: Sequence[Inputs],
     progress: Progress,
 ) -> ParityRecord:
+    """Hold one form against the last, as saliency: logits have no scale to judge by."""
     with _step(progress, name) as done:
-        report = check_parity(name, reference, candidate, samples[:PARITY_SAMPLES])
+        report = check_parity(
+            name, _saliency(reference, spec), _saliency(candidate, spec), samples[:PARITY_SAMPLES]
+        )
         found = report.difference
         done(f"mean {found.mean_abs:.1e}, max {found.max_abs:.1e}")
     bounds = (("mean", report.tolerance.mean_abs), ("max", report.tolerance.max_abs))
@@ -353,21 +302,22 @@ def _parity(
     )
 
 
+def _saliency(runner: Runner, spec: ModelSpec) -> Runner:
+    def run(inputs: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+        try:
+            return {spec.output.name: activate(runner(inputs)[spec.output.name], spec)}
+        except FrameError as err:
+            raise ModelError(
+                f"model {spec.name}: {err.what}", expected=err.expected, got=err.got, cure=err.cure
+            ) from err
+
+    return run
+
+
 @contextmanager
 def _running(graph: onnx.ModelProto) -> Iterator[Runner]:
     with OrtSession(graph.SerializeToString()) as session:
         yield session.run
-
-
-def _golden(models: dict[str, bytes], samples: Sequence[Inputs]) -> bytes:
-    arrays = {f"input.{name}": np.concatenate([s[name] for s in samples]) for name in samples[0]}
-    for variant, model in models.items():
-        with OrtSession(model) as session:
-            outputs = [next(iter(session.run(sample).values())) for sample in samples]
-        arrays[f"output.{variant}"] = np.concatenate(outputs)
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type] # names are not options
-    return buffer.getvalue()
 
 
 @contextmanager
@@ -375,10 +325,6 @@ def _step(progress: Progress, name: str) -> Iterator[Callable[[str], None]]:
     """Report a step of unknown length; call what is yielded with its outcome to finish it."""
     progress(name, 0, 0)
     yield lambda detail: progress(name, 1, 1, detail)
-
-
-def _opset(graph: onnx.ModelProto) -> int:
-    return next(int(item.version) for item in graph.opset_import if item.domain in ("", "ai.onnx"))
 
 
 def _file_name(variant: str) -> str:

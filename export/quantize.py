@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -15,12 +15,12 @@ import onnx
 from numpy.typing import NDArray
 
 from edge_fusion.errors import EdgeFusionError, ModelError, StepError
+from edge_fusion.runtime.ort import first_line
 from edge_fusion.spec import ModelSpec
 
-from .graph import WEIGHTED, GraphView
-from .load import first_line
+from .graph import MOVES, SELECTS, WEIGHTED, GraphView
 from .precision import PrecisionPlan, plan_precision
-from .samples import Sample, check_samples, choose_samples
+from .samples import Sample, check_samples
 
 os.environ["NNCF_CI"] = "1"  # read when nncf is imported: sends no usage statistics
 
@@ -45,11 +45,8 @@ Estimator = Literal[
 Progress = Callable[[int, int], None]
 
 _QDQ = ("QuantizeLinear", "DequantizeLinear")
-# These move values about but do not change them, so a quantized tensor stays quantized.
-_MOVES_ONLY = frozenset(
-    {"Concat", "Flatten", "Gather", "Identity", "MaxPool", "Reshape", "Slice", "Split", "Squeeze"}
-    | {"Transpose", "Unsqueeze"}
-)
+# These do not compute, so that what they give is 8-bit still and they are no INT8 nodes.
+_STAYS_8_BIT = MOVES | SELECTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +56,9 @@ class QuantizeOptions:
     Attributes:
         estimator: How a range follows from the samples, by NNCF's names.  The default averages
             each sample's extremes; ``minmax`` takes the extremes of all.
-        subset_size: How many samples are used; accuracy was flat from 16 on.
-        seed: Which samples are drawn where there are more than that.
     """
 
     estimator: Estimator = "mean_minmax"
-    subset_size: int = 64
-    seed: int = 0
 
     def __post_init__(self) -> None:
         if self.estimator not in get_args(Estimator):
@@ -73,10 +66,6 @@ class QuantizeOptions:
                 "quantize: estimator",
                 expected=" or ".join(get_args(Estimator)),
                 got=repr(self.estimator),
-            )
-        if self.subset_size < 1:
-            raise StepError(
-                "quantize: subset_size", expected="at least 1", got=str(self.subset_size)
             )
 
 
@@ -102,7 +91,7 @@ class QuantizeResult:
 
 def quantize(
     model: onnx.ModelProto,
-    samples: Iterable[Sample],
+    samples: Sequence[Sample],
     spec: ModelSpec,
     options: QuantizeOptions | None = None,
     plan: PrecisionPlan | None = None,
@@ -112,10 +101,10 @@ def quantize(
 
     Args:
         model: A simplified float graph.
-        samples: Inputs by name, prepared exactly as the deployed model will get them.  A sequence
-            is drawn from by ``options.seed``; an iterator gives its first ``subset_size``.
+        samples: Inputs by name, prepared exactly as the deployed model will get them.  All are
+            used, each read twice: to be judged, and to be measured.
         spec: The input record that the samples are held against.
-        options: Estimator and choice of samples.
+        options: How ranges are estimated.
         plan: What must not be INT8; None plans by the default policy.
         progress: Called with samples done and samples in all.
 
@@ -136,9 +125,9 @@ def quantize(
     options = options or QuantizeOptions()
     _refuse_quantized(model)
     plan = plan or plan_precision(model)
-    chosen = choose_samples(samples, options.subset_size, options.seed)
-    check_samples(chosen, spec)
-    quantized = _run_nncf(model, chosen, plan, options, progress)
+    # Wrong normalisation passes without a message everywhere else; this costs milliseconds.
+    count = check_samples(samples, spec)
+    quantized = _run_nncf(model, samples, plan, options, progress)
     int8_weights = _count_weights(quantized)
     done = _quantized_nodes(model, quantized)
     missed = [name for name in plan.kept if name in done]
@@ -149,13 +138,18 @@ def quantize(
             cure=f"allow it with force_int8={missed[0]!r}, or report this network",
         )
     if not done:
-        raise StepError("no node was quantized", cure="does the precision policy keep everything?")
+        reasons = [f"'{name}' ({reason})" for name, reason in plan.kept.items()]
+        raise StepError(
+            "no node was quantized",
+            got=f"{len(reasons)} nodes kept, such as {', '.join(reasons[:3])}" if reasons else "",
+            cure="a network this small gains nothing from INT8: build it with --precision fp32",
+        )
     return QuantizeResult(
         model=quantized,
         quantized=tuple(node.name for node in model.graph.node if node.name in done),
         kept=dict(plan.kept) | _left_alone(model, plan, done),
         int8_weights=int8_weights,
-        samples=len(chosen),
+        samples=count,
     )
 
 
@@ -276,7 +270,7 @@ def _quantized_nodes(model: onnx.ModelProto, quantized: onnx.ModelProto) -> set[
             eight_bit.update(node.outputs)
         elif node.op_type in _QDQ or not any(name in eight_bit for name in node.inputs):
             continue
-        elif node.op_type in _MOVES_ONLY:
+        elif node.op_type in _STAYS_8_BIT:
             eight_bit.update(node.outputs)
         else:
             done.add(node.name)

@@ -1,11 +1,9 @@
-"""What calibration samples must look like, and which of them are used.  Needs numpy alone."""
+"""What calibration samples must look like."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,43 +17,6 @@ Sample = Mapping[str, NDArray[np.float32]]
 _SLACK = 0.01  # of the 0..1 range before mean and std
 _FLAT = 2e-3  # standard deviation of a set in 0..1 that shows nothing; 8-bit steps are 4e-3
 _FAR_FROM_UNIT = -0.5  # a record whose smallest value is below this does not take plain 0..1
-
-
-def choose_samples(samples: Iterable[Sample], size: int, seed: int) -> Sequence[Sample]:
-    """The samples that calibrate: at most ``size``, in their order.
-
-    Args:
-        samples: A sequence is drawn from at random; of an iterator the first ``size`` are taken.
-        size: How many at most.
-        seed: Which are drawn; the same seed draws the same.
-
-    Example:
-        >>> zeros = [{"x": np.zeros(1, np.float32)}] * 9
-        >>> len(choose_samples(zeros, size=4, seed=0))
-        4
-    """
-    if not isinstance(samples, Sequence):
-        return list(islice(samples, size))
-    if len(samples) <= size:
-        return samples
-    rng = np.random.default_rng(seed)
-    drawn = np.sort(rng.choice(len(samples), size, replace=False))
-    return _Subset(samples, [int(index) for index in drawn])
-
-
-class _Subset(Sequence[Sample]):
-    """Some items of a sequence, still read one at a time."""
-
-    def __init__(self, samples: Sequence[Sample], indices: Sequence[int]) -> None:
-        self._samples, self._indices = samples, indices
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return _Subset(self._samples, self._indices[index])
-        return self._samples[self._indices[index]]
 
 
 @dataclass(slots=True)

@@ -11,9 +11,9 @@ import onnx
 import onnxslim
 from onnx import shape_inference
 
-from edge_fusion.errors import StepError
+from edge_fusion.errors import ModelError, StepError
+from edge_fusion.runtime.ort import first_line
 
-from .load import first_line
 from .naming import name_nodes
 
 # On static shapes these turn every 3-D MatMul + Add into Reshape + Gemm + Reshape: 54 nodes more in
@@ -74,6 +74,12 @@ def simplify(model: onnx.ModelProto) -> PassResult:
     except (onnx.checker.ValidationError, shape_inference.InferenceError) as err:
         raise StepError("the simplifier left an invalid graph", got=first_line(err)) from err
     before, after = _face(model), _face(slimmed)
+    unused = {name for name, _ in before} - {name for name, _ in after}
+    if unused and len(after) < len(before):
+        raise ModelError(
+            f"the network does not use its input {', '.join(map(repr, sorted(unused)))}",
+            expected="a network that fuses both streams",
+        )
     if before != after:
         raise StepError(
             "the simplifier changed the graph's face", expected=str(before), got=str(after)

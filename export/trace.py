@@ -16,18 +16,18 @@ import torch
 from numpy.typing import NDArray
 
 from edge_fusion.errors import StepError
-from edge_fusion.runtime.ort import check_inputs
+from edge_fusion.runtime.ort import check_inputs, first_line
 from edge_fusion.runtime.session import Tensors
 from edge_fusion.spec import ModelSpec
 
-from .load import NATIVE_OPSET, check_input_names, convert_opset, finish, first_line, keep_output
+from .load import NATIVE_OPSET, check_input_names, convert_opset, finish, keep_output
 from .naming import rename
 from .parity import Runner
 
 Exporter = Literal["dynamo", "legacy"]
 
 OPSETS = range(17, 21)  # 17 is the last that TensorRT 8 reads; 20 keeps GELU as one operator
-_NOISY = ("torch.onnx", "onnxscript", "onnx_ir")
+_NOISY = ("torch.onnx", "torch.fx.experimental.symbolic_shapes", "onnxscript", "onnx_ir")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +83,8 @@ def trace(
     except Exception as err:  # exporters raise whatever their insides raise
         raise StepError(
             f"the {options.exporter} exporter cannot trace {type(module).__name__}",
-            got=first_line(err),
-            cure="forward must take (rgb, depth) and hold no control flow that depends on values",
+            got=first_line(_first_cause(err)),
+            cure=_CURES[options.exporter],
         ) from err
     model = rename(exported, {name for name, _ in _tensors(module)})
     model.graph.name = spec.name
@@ -112,17 +112,19 @@ def torch_runner(module: torch.nn.Module, spec: ModelSpec) -> Runner:
 
 
 def _export_dynamo(module: torch.nn.Module, spec: ModelSpec, opset: int) -> onnx.ModelProto:
-    program = torch.onnx.export(
-        module,
-        _example(spec),
-        dynamo=True,
-        # Below 18 it would write 18 and convert without checking; trace converts and checks.
-        opset_version=max(opset, NATIVE_OPSET),
-        input_names=[tensor.name for tensor in spec.inputs],
-        output_names=[spec.output.name],
-        external_data=False,
-        verbose=False,
-    )
+    # Where it fails it prints whole graphs to stderr; the error says what is needed.
+    with contextlib.redirect_stderr(io.StringIO()):
+        program = torch.onnx.export(
+            module,
+            _example(spec),
+            dynamo=True,
+            # Below 18 it would write 18 and convert without checking; trace converts and checks.
+            opset_version=max(opset, NATIVE_OPSET),
+            input_names=[tensor.name for tensor in spec.inputs],
+            output_names=[spec.output.name],
+            external_data=False,
+            verbose=False,
+        )
     if program is None:
         raise RuntimeError("the exporter returned nothing")
     return program.model_proto
@@ -147,6 +149,20 @@ _EXPORTERS: dict[str, Callable[[torch.nn.Module, ModelSpec, int], onnx.ModelProt
     "dynamo": _export_dynamo,
     "legacy": _export_legacy,
 }
+
+
+_CURES = {
+    "dynamo": "forward must take (rgb, depth) and hold no control flow that depends on values; "
+    "where it must, the legacy exporter (--exporter legacy) follows one run of it",
+    "legacy": "forward must take (rgb, depth) and use operators that ONNX has",
+}
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """What an error was raised from at the very first: the exporters wrap theirs in advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _example(spec: ModelSpec) -> tuple[torch.Tensor, ...]:

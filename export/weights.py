@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
+import warnings
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from edge_fusion.errors import CheckpointError
+from edge_fusion.files import natural_key
 
 Tensors = dict[str, Tensor]
 
@@ -32,7 +36,7 @@ class Weights:
 
 #: Where nested files keep their tensors, in order of preference: averaged weights first.
 CONTAINERS = (
-    *("ema", "model_ema", "params_ema", "ema_state_dict", "state_dict_ema"),
+    *("ema", "model_ema", "ema_model", "params_ema", "ema_state_dict", "state_dict_ema"),
     *("state_dict", "model_state_dict", "model", "params", "module", "shadow"),
 )
 #: First bytes of files that are often taken for weights.
@@ -80,33 +84,48 @@ def _read_safetensors(path: Path) -> object:
             cure="download or copy it again, and compare its size",
         ) from err
     # The format keeps no order; blocks are matched in order, so layers.2 must precede layers.10.
-    return {name: tensors[name] for name in sorted(tensors, key=_natural)}
-
-
-def _natural(name: str) -> tuple[tuple[bool, int, str], ...]:
-    """A sort key under which numbers in a name count as numbers."""
-    return tuple(
-        (not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in name.split(".")
-    )
+    return {name: tensors[name] for name in sorted(tensors, key=natural_key)}
 
 
 def _read_torch(path: Path) -> object:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    # torch's readers raise whatever the damaged bytes lead them to.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # says what the errors below say better
+            return torch.load(path, map_location="cpu", weights_only=True)
+    # torch's readers raise whatever the damaged bytes lead them to, and their messages advise to
+    # switch the protection off, so none of their text is passed on.
     except Exception as err:
-        first_line = (str(err).strip() or type(err).__name__).splitlines()[0]
-        pickled = "Weights only load failed" in str(err) and "lobal" in str(err)
+        what, cure = _diagnose(path, err)
         raise CheckpointError(
-            f"checkpoint {path} "
-            + ("holds Python objects, not only tensors" if pickled else "is damaged or truncated"),
-            expected="tensors saved by torch.save",
-            got=first_line,
-            cure="where you trust it, save its tensors alone: "
-            "torch.save(model.state_dict(), 'weights.pth')"
-            if pickled
-            else "download or copy it again, and compare its size",
+            f"checkpoint {path} {what}", expected="tensors saved by torch.save", cure=cure
         ) from err
+
+
+#: In torch's message where a file wants more run than the making of tensors.
+_OBJECT_WORDS = ("global", "GLOBAL", "unrecognized function", "reduce")
+
+
+def _diagnose(path: Path, error: Exception) -> tuple[str, str]:
+    """What a file is that torch could not read as plain tensors, and what to do about it."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    if start[8:] == b"{":
+        return "is a safetensors file under another name", "rename it to .safetensors"
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any("/code/" in name for name in archive.namelist()):
+                return (
+                    "is a TorchScript program, not weights",
+                    "save weights alone: torch.save(torch.jit.load(FILE).state_dict(), 'w.pth')",
+                )
+    text = str(error)
+    if isinstance(error, pickle.UnpicklingError) and any(word in text for word in _OBJECT_WORDS):
+        return (
+            "holds Python objects, not only tensors; nothing of it was run",
+            "where you trust its author, save its tensors alone: "
+            "torch.save(model.state_dict(), 'weights.pth')",
+        )
+    return "is damaged or truncated", "download or copy it again, and compare its size"
 
 
 READERS: dict[str, Callable[[Path], object]] = {

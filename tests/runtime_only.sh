@@ -21,8 +21,9 @@ check() { # version, numpy requirement, OpenCV requirement
   fi
   env=".venv-runtime-$1"
   [ -d "$env" ] || "$python" -m venv "$env"
+  grep -v -E '^(numpy|opencv)' constraints.txt > "$env/constraints.txt"
   "$env/bin/python" -m pip install --quiet --disable-pip-version-check \
-    -e '.[ort,report]' pytest psutil "$2" "$3"
+    -c "$env/constraints.txt" -e '.[ort,report]' pytest "$2" "$3"
   echo "runtime-only tests under Python $1:"
   "$env/bin/python" -c 'import numpy, cv2; print("numpy", numpy.__version__, "cv2", cv2.__version__)'
   "$env/bin/python" -m pytest -q -m 'not export' \

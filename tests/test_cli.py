@@ -19,7 +19,7 @@ from edge_fusion.__main__ import app
 from edge_fusion.bundle import Bundle
 
 DEMO = "demo://?frames=6&size=64x48&seed=3"
-COMMANDS = ("build", "run", "compare", "inspect", "check", "models", "targets")
+COMMANDS = ("build", "run", "compare", "inspect", "check", "models", "targets", "sources")
 
 
 def invoke(*arguments: object) -> Result:
@@ -43,8 +43,8 @@ def test_help_names_every_command_and_is_quick() -> None:
     assert done.returncode == 0
     assert all(command in text for command in COMMANDS)
     assert "Exit status" in text
-    # 0.2 s on an idle machine; the bound is wide because this is no benchmark
-    assert min(durations) < 1.0
+    # 0.2 s on an idle machine
+    assert min(durations) < 0.5
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -148,6 +148,7 @@ def test_debug_shows_the_traceback() -> None:
     done = start("--debug", "inspect", "nowhere")
     _, err = done.communicate()
     assert "Traceback" in err
+    assert done.returncode == 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

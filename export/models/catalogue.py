@@ -45,8 +45,15 @@ class CatalogueRow:
 def list_models(name: str | None = None) -> list[CatalogueRow]:
     """Every model of the registry, or one of them, with its cost at the default input.
 
+    Args:
+        name: A key of the registry; None takes all.
+
     Raises:
         ModelError: No such model.
+
+    Example:
+        >>> [row.cells()[:3] for row in list_models("add-mobilenetv2")]
+        [('add-mobilenetv2', '256x256', '3.72')]
     """
     if name is not None and name not in MODELS:
         raise ModelError("unknown model", expected=" or ".join(MODELS), got=repr(name))

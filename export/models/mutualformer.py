@@ -192,27 +192,6 @@ class ComposedAttention(CrossDiffusion):
         return out
 
 
-class SummedAttention(CrossDiffusion):
-    """Like :class:`ComposedAttention` with one Linear per branch, summed.
-
-    The cost is that of one Linear.  Each branch keeps an INT8 scale of its own, which matters where
-    their ranges differ: the rows of A_rd do not sum to one, so ``rd`` and ``dr`` have heavy tails.
-    """
-
-    def __init__(self, dim: int, heads: int = HEADS, form: Form = "folded") -> None:
-        super().__init__(dim, heads, form)
-        self.proj_out = nn.ModuleList(nn.Linear(dim, dim, bias=index == 0) for index in range(5))
-
-    def forward(self, x: Tensor, xrd: Tensor) -> Tensor:
-        """(B, N, 2C) and (B, N, C) -> (B, N, C)."""
-        parts = [
-            linear(branch)
-            for linear, branch in zip(self.proj_out, self.branches(x, xrd), strict=True)
-        ]
-        out: Tensor = parts[0] + parts[1] + parts[2] + parts[3] + parts[4]
-        return out
-
-
 class FeedForward(nn.Module):
     """The transformer's two-layer perceptron: C -> 4C, GELU, 4C -> C."""
 

@@ -87,6 +87,52 @@ LAYOUTS = [
         "",
         "module.",
     ),
+    (
+        "ema-pytorch",
+        lambda s: {
+            **{f"online_model.{k}": torch.zeros_like(v) for k, v in s.items()},
+            **{f"ema_model.{k}": v for k, v in s.items()},
+            "initted": torch.tensor(True),
+            "step": torch.tensor(9),
+        },
+        "",
+        "ema_model.",
+    ),
+    (
+        "ema-pytorch inside a trainer's file",
+        lambda s: {"step": 9, "ema": {f"ema_model.{k}": v for k, v in s.items()}},
+        "ema",
+        "ema_model.",
+    ),
+    ("ema_model", lambda s: {"ema_model": s, "model": {}}, "ema_model", ""),
+    (
+        "Lightning",
+        lambda s: {"state_dict": {f"model.{k}": v for k, v in s.items()}, "epoch": 1},
+        "state_dict",
+        "model.",
+    ),
+    (
+        "Lightning, compiled, with averaged weights",
+        lambda s: {
+            "state_dict": {
+                **{f"model._orig_mod.{k}": torch.zeros_like(v) for k, v in s.items()},
+                **{f"model_ema.module.{k}": v for k, v in s.items()},
+                "model_ema.decay": torch.tensor(0.999),
+                "model_ema.num_updates": torch.tensor(7),
+            }
+        },
+        "state_dict",
+        "model_ema.module.",
+    ),
+    (
+        "averaged copy beside the weights",
+        lambda s: {
+            **{k: torch.zeros_like(v) for k, v in s.items()},
+            **{f"ema.{k}": v for k, v in s.items()},
+        },
+        "",
+        "ema.",
+    ),
 ]
 
 
@@ -390,6 +436,68 @@ def test_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_summary_of_a_plain_load():
-    report = CheckpointReport(("a", "b"), (), ("c",), prefix="module.")
-    assert report.summary == "2 tensors, prefix 'module.' stripped, 0 missing, 1 unexpected"
+class NamedLikeAWrapper(nn.Module):
+    """A network with parts that are called as wrappers call theirs, and a tensor ``step``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = nn.Linear(2, 2)
+        self.ema = nn.Linear(2, 2)
+        self.register_buffer("step", torch.zeros(1))
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "model.", "ema_model."])
+def test_parts_that_are_named_like_a_wrapper_keep_their_names(tmp_path, prefix):
+    network = noisy(NamedLikeAWrapper())
+    path = tmp_path / "weights.pth"
+    torch.save({f"{prefix}{k}": v for k, v in network.state_dict().items()}, path)
+    loaded = NamedLikeAWrapper()
+    report = load_checkpoint(loaded, path)
+    assert_same_weights(loaded, network)
+    assert (report.prefix, len(report.matched)) == (prefix, 5)
+
+
+def test_what_stands_beside_a_wrapped_network_is_said(trained, tmp_path):
+    tensors = {f"model.{k}": v for k, v in trained.state_dict().items()}
+    path = tmp_path / "weights.pth"
+    torch.save({"state_dict": tensors | {"criterion.weight": torch.ones(2)}}, path)
+    report = load_checkpoint(Host(), path)
+    assert (report.prefix, report.unexpected) == ("model.", ("criterion.weight",))
+    assert report.summary.endswith("0 missing, 1 unexpected ('criterion.weight')")
+
+
+SUMMARIES = [
+    (CheckpointReport(("a", "b"), (), ()), "2 tensors, 0 missing, 0 unexpected"),
+    (
+        CheckpointReport(("a", "b"), (), ("c",), prefix="module."),
+        "2 tensors, prefix 'module.' stripped, 0 missing, 1 unexpected ('c')",
+    ),
+    (
+        CheckpointReport(("a",), ("b", "c", "d", "e"), (), prefix="ema_model.", source="ema"),
+        "1 tensors from 'ema', prefix 'ema_model.' stripped (averaged weights), "
+        "4 missing ('b', 'c', 'd' ...), 0 unexpected",
+    ),
+]
+
+
+@pytest.mark.parametrize(("report", "line"), SUMMARIES)
+def test_a_summary_is_one_line_that_names_the_first(report, line):
+    assert report.summary == line
+
+
+def test_torchs_advice_to_switch_the_protection_off_is_not_passed_on(tmp_path, recwarn):
+    path = tmp_path / "evil.pth"
+    torch.save({"weights": nn.Linear(2, 2)}, path)  # a whole module: Python objects
+    with pytest.raises(
+        CheckpointError, match="holds Python objects.*nothing of it was run"
+    ) as info:
+        read_weights(path)
+    assert "weights_only" not in str(info.value)
+    assert not recwarn.list
+
+
+def test_other_formats_under_torchs_suffix_are_named(tmp_path):
+    save_checkpoint(nn.Linear(2, 2), tmp_path / "w.safetensors")
+    (tmp_path / "w.safetensors").rename(tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match=r"is a safetensors file.*rename it to \.safetensors"):
+        read_weights(tmp_path / "w.pth")

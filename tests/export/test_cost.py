@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from edge_fusion.errors import ModelError
 from edge_fusion.export.cost import Cost, count_call, count_cost
 from edge_fusion.export.models.mobilenetv2 import MobileNetV2
 from edge_fusion.export.models.mutualformer import CrossDiffusionAttention
@@ -70,8 +71,70 @@ def test_counting_computes_nothing_and_changes_nothing():
     network = TwoStreams().train()
     before = network.norm.running_mean.clone()
     # 2.5 TMACs: minutes if it ran
-    cost = count_cost(network, ModelSpec(name="huge", height=100_000, width=100_000))
-    assert cost.macs == 10**10 * 8 * 9 * 4
+    cost = count_cost(network, ModelSpec(name="huge", height=4096, width=4096))
+    assert cost.macs == 4096**2 * 8 * 9 * 4
     assert network.training
     torch.testing.assert_close(network.norm.running_mean, before)
     assert network.norm.num_batches_tracked == 0
+
+
+def test_every_part_keeps_its_own_mode():
+    network = TwoStreams().train()
+    network.norm.eval()  # frozen, as in fine-tuning
+    count_cost(network, ModelSpec(name="two", height=8, width=8))
+    assert network.training
+    assert network.rgb.training
+    assert not network.norm.training
+
+
+class FlowFromValues(TwoStreams):
+    def forward(self, rgb, depth):
+        return super().forward(rgb, depth) if rgb.sum() >= 0 else depth
+
+
+class SizeFromValues(TwoStreams):
+    def forward(self, rgb, depth):
+        return super().forward(rgb, depth)[:, :, : int(rgb.max().item()) + 1]
+
+
+class CountFromValues(TwoStreams):
+    def forward(self, rgb, depth):
+        return super().forward(rgb, depth), depth.nonzero()
+
+
+@pytest.mark.parametrize("network", [FlowFromValues, SizeFromValues, CountFromValues])
+def test_what_depends_on_values_is_counted_by_running_once(network):
+    spec = ModelSpec(name="two", height=10, width=20)
+    assert count_cost(network(), spec) == count_cost(TwoStreams(), spec)
+
+
+class FourChannels(TwoStreams):
+    def __init__(self):
+        super().__init__()
+        self.depth = nn.Conv2d(4, 8, 3, padding=1)
+
+
+class OneInput(nn.Module):
+    def forward(self, rgbd):
+        return rgbd
+
+
+class OtherType(nn.Module):
+    def forward(self, rgb, depth):
+        return nn.functional.embedding(depth, rgb[0, 0])
+
+
+@pytest.mark.parametrize(
+    ("network", "got"),
+    [
+        (FourChannels, "RuntimeError: Given groups=1, weight of size"),
+        (OneInput, "TypeError: .*takes 2 positional arguments but 3 were given"),
+        (OtherType, "RuntimeError: Expected tensor for argument #1 'indices'"),
+    ],
+)
+def test_a_network_that_does_not_take_its_inputs_is_named(network, got):
+    call = r"forward\(rgb \(1, 3, 8, 16\), depth \(1, 1, 8, 16\)\)"
+    with pytest.raises(ModelError, match=rf"{network.__name__}.*expected {call}, got {got}") as err:
+        count_cost(network(), ModelSpec(name="two", height=8, width=16))
+    assert err.value.__cause__ is not None
+    assert "\n" not in str(err.value)

@@ -166,11 +166,10 @@ def test_cross_diffusion_fold():
     assert not fold_cross_diffusion(folded)[1].applied
 
 
-@pytest.mark.parametrize("separate", [False, True], ids=["one", "summed"])
 @pytest.mark.parametrize("reference", [False, True], ids=["folded", "published"])
-def test_output_projection_fold(separate, reference):
+def test_output_projection_fold(reference):
     block = as_trained(MutualFormer(64, reference=reference))
-    folded, record = fold_output_projections(block, separate=separate)
+    folded, record = fold_output_projections(block)
     assert record.modules == ("attn",)
     assert_same_function(block, folded, BLOCK_SHAPES)
     # 7 C^2 -> 5 C^2 MACs per token, and as many weights
@@ -279,6 +278,43 @@ def test_network_that_cannot_be_copied_is_an_error():
     network.recorded = network(torch.zeros(1, 2))  # a tensor inside a recorded graph
     with pytest.raises(StepError, match=r"cannot copy Linear: got RuntimeError: .*; keep what"):
         fold(network)
+
+
+HOOKED = [
+    # what is hooked, which fold would silence the hook
+    (lambda: nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)), "0", fold_batch_norms),
+    (lambda: nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)), "1", fold_batch_norms),
+    (lambda: MutualFormer(16), "attn", fold_output_projections),
+    (lambda: MutualFormer(16), "attn.proj_r", fold_output_projections),
+    (lambda: nn.Sequential(CrossModalReparamLinear(4, 4)), "0", fold_reparameterised_linears),
+]
+
+
+@pytest.mark.parametrize("register", ["register_forward_hook", "register_forward_pre_hook"])
+@pytest.mark.parametrize(("make", "path", "step"), HOOKED)
+def test_hooks_are_not_silenced(make, path, step, register):
+    module = make().eval()
+    assert step(module)[1].applied
+    getattr(module.get_submodule(path), register)(lambda *_: None)
+    assert not step(module)[1].applied
+
+
+def test_a_hook_that_changes_the_result_still_does():
+    module = as_trained(nn.Sequential(nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6)))
+    module[1].register_forward_hook(lambda norm, args, out: out * 3)
+    assert_same_function(module, fold(module).module, IMAGE)
+
+
+def test_the_whole_fold_copies_the_network_once():
+    class Counted(nn.Module):
+        copies = 0
+
+        def __deepcopy__(self, memo):
+            Counted.copies += 1
+            return Counted()
+
+    fold(nn.Sequential(Counted(), MutualFormer(16)))
+    assert Counted.copies == 1
 
 
 def test_record_says_whether_it_applied():

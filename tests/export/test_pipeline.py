@@ -13,25 +13,56 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
+from torch import nn
 
 from edge_fusion.bundle import Bundle
 from edge_fusion.errors import (
     CalibrationError,
     CheckpointError,
     EdgeFusionError,
+    InputError,
     ModelError,
     OutputError,
     StepError,
     TargetError,
 )
-from edge_fusion.export.pipeline import BuildOptions, build
-from edge_fusion.runtime.inspect import inspect_bundle
+from edge_fusion.export.options import BuildOptions
+from edge_fusion.export.pipeline import build
+from edge_fusion.runtime.inspect import bundle_facts, inspect_bundle
 
 pytestmark = pytest.mark.export
 
 ROOT = Path(__file__).resolve().parents[2]
 CALIB = ("demo://?frames=6&size=64x48&cut=1",)
 FACTORY = "tests.export.tiny:two_stream"
+
+
+class Logits(nn.Module):
+    """A network that returns logits, far outside 0..1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(4, 8, 3, padding=1)
+        self.middle = nn.Conv2d(8, 8, 3, padding=1)
+        self.head = nn.Conv2d(8, 1, 1)
+
+    def forward(self, rgb: torch.Tensor, depth: torch.Tensor) -> torch.Tensor:
+        features = self.stem(torch.cat((rgb, depth), 1)).relu()
+        logits: torch.Tensor = 40 * self.head(self.middle(features).relu())
+        return logits
+
+
+def logits() -> nn.Module:
+    torch.manual_seed(0)
+    return Logits()
+
+
+def wants_four() -> nn.Module:
+    """A network whose first layer takes four channels where it is given three."""
+    network = Logits()
+    network.stem = nn.Conv2d(5, 8, 3, padding=1)
+    return network
 
 
 def options(tmp_path: Path, **changes: Any) -> BuildOptions:
@@ -112,6 +143,43 @@ def test_fp32_alone_needs_no_calibration_set(tmp_path: Path) -> None:
     assert bundle.path.is_file()
 
 
+def test_what_a_checkpoint_did_stands_in_the_manifest(tmp_path: Path) -> None:
+    from tests.export import tiny
+
+    whole = tiny.two_stream().state_dict()
+    some = {f"module.{name}": tensor for name, tensor in list(whole.items())[:-2]}
+    torch.save({"state_dict": {**some, "module.stranger": torch.zeros(3)}}, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match="w.pth"):
+        build(options(tmp_path, checkpoint=tmp_path / "w.pth"))
+    bundle = build(options(tmp_path, checkpoint=tmp_path / "w.pth", allow_partial=True))
+    origin = bundle.manifest.origin
+    assert origin.partial
+    assert "2 missing" in origin.checkpoint_report
+    assert "1 unexpected" in origin.checkpoint_report
+    assert origin.checkpoint_report in bundle_facts(bundle)["checkpoint"]
+
+
+def test_several_sets_are_pooled(tmp_path: Path, pairs: Path) -> None:
+    record = build(
+        options(tmp_path, calib=(*CALIB, str(pairs)), calib_count=99)
+    ).manifest.calibration
+    assert record is not None
+    assert len({item.source for item in record.items}) == 2
+    assert len(record.items) == 9
+
+
+def test_logits_must_be_declared(tmp_path: Path) -> None:
+    factory = "tests.export.test_pipeline:logits"
+    with pytest.raises(ModelError, match=r"expected 0\.\.1, got .*if these are logits"):
+        build(options(tmp_path, model=factory))
+    spec = tmp_path / "logits.json"
+    spec.write_text('{"name": "logits", "output": {"activation": "sigmoid"}}')
+    bundle = build(options(tmp_path, model=factory, spec=spec))
+    assert inspect_bundle(bundle.path, self_check=True).passed
+    # judged as saliency: the difference of logits is far larger
+    assert bundle.manifest.parity[-1].max_abs <= 1
+
+
 def test_a_foreign_onnx_file_takes_the_same_road(own_onnx: Path, tmp_path: Path) -> None:
     spec = tmp_path / "own.json"
     spec.write_text('{"name": "own", "rgb": {"name": "image"}, "depth": {"name": "range"}}')
@@ -151,7 +219,14 @@ def test_an_onnx_file_with_one_input_is_refused(tmp_path: Path) -> None:
         ({"size": "32"}, ModelError, "WxH"),
         ({"spec": Path("gone.json")}, ModelError, "gone.json"),
         ({"keep_fp16": ("nosuch/*",)}, StepError, "nosuch"),
-        ({"opset": 9}, StepError, "opset"),
+        ({"opset": 12}, StepError, "opset"),
+        ({"opset": 20, "target": "xavier-nx"}, StepError, "at most 17.*leave --opset out"),
+        ({"precision": "INT8"}, InputError, "expected fp32 or int8, got 'INT8'"),
+        ({"untrained": True}, InputError, "--untrained is for models of"),
+        ({"allow_partial": True}, InputError, "--allow-partial needs a --checkpoint"),
+        ({"model": "m.onnx", "exporter": "legacy"}, InputError, "no --exporter"),
+        ({"model": "m.onnx", "checkpoint": Path("w.pth")}, InputError, "no --checkpoint"),
+        ({"model": "tests.export.test_pipeline:wants_four"}, ModelError, "forward"),
     ],
 )
 def test_bad_input_is_named_and_leaves_nothing(
@@ -224,7 +299,7 @@ def start_build(tmp_path: Path, *before: str) -> subprocess.Popen[str]:
 def test_a_signal_ends_a_build_with_one_line(tmp_path: Path) -> None:
     running = start_build(tmp_path)
     assert running.stdout is not None
-    assert "pairs" in running.stdout.readline()
+    assert "load" in running.stdout.readline()
     time.sleep(0.2)
     running.send_signal(signal.SIGINT)
     _, err = running.communicate(timeout=60)

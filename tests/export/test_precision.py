@@ -12,12 +12,12 @@ from edge_fusion.export.precision import PrecisionPolicy, plan_precision
 
 STEMS = {"rgb_encoder.features.0.0/Conv", "depth_encoder.features.0.0/Conv"}
 DEFAULT_KEPT = {
-    "rgb_encoder.features.0.0/Conv": "reads an input",
-    "depth_encoder.features.0.0/Conv": "reads an input",
+    "rgb_encoder.features.0.0/Conv": "first layer to read an input",
+    "depth_encoder.features.0.0/Conv": "first layer to read an input",
     "Add": "residual",  # the two streams meet
     "fusion.norm1/LayerNormalization": "variance",
     "fusion/MatMul": "attention",
-    "fusion/Softmax": "rounds to 0",
+    "fusion/Softmax": "become 0",
     "fusion/MatMul_1": "attention",
     "fusion/Add": "residual",
     "fusion.norm2/LayerNormalization": "variance",
@@ -129,6 +129,12 @@ def graph_of(*nodes: onnx.NodeProto, output: str = "y") -> onnx.ModelProto:
         [
             numpy_helper.from_array(np.ones((4, 4, 1, 1), np.float32), "w"),
             numpy_helper.from_array(np.ones((8, 8), np.float32), "m"),
+            numpy_helper.from_array(np.full((1, 4, 1, 1), 0.5, np.float32), "mean"),
+            numpy_helper.from_array(np.full((1, 4, 1, 1), 0.2, np.float32), "std"),
+            *(
+                numpy_helper.from_array(np.array([value]), name)
+                for name, value in {"from": 0, "to": 2, "one": 1}.items()
+            ),
         ],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
@@ -171,6 +177,52 @@ def test_structure_decides_and_not_names(nodes, kept) -> None:
 
 def test_layers_that_read_an_input_are_kept() -> None:
     model = graph_of(node("Conv", "x w", "a"), node("Conv", "a w", "b"), node("Conv", "b w", "y"))
+    assert list(plan_precision(model).kept) == ["a", "y"]
+
+
+CONV = (node("Conv", "n w", "a"), node("Conv", "a w", "b"), node("Conv", "b w", "y"))
+NORMALISING = {
+    "Sub": (node("Sub", "x mean", "n"),),
+    "Mul": (node("Mul", "x std", "n"),),
+    "Transpose": (node("Transpose", "x", "n", perm=[0, 1, 3, 2]),),
+    "Cast": (node("Cast", "x", "n", to=TensorProto.FLOAT),),
+    "Concat": (node("Slice", "x from to one", "n1"), node("Concat", "n1 x", "n", axis=1)),
+    "Sub, Div, Transpose": (
+        node("Sub", "x mean", "n1"),
+        node("Div", "n1 std", "n2"),
+        node("Transpose", "n2", "n", perm=[0, 1, 3, 2]),
+    ),
+}
+
+
+@pytest.mark.parametrize("before", NORMALISING.values(), ids=NORMALISING)
+def test_the_first_layers_are_found_behind_a_normalisation_in_the_graph(before) -> None:
+    assert list(plan_precision(graph_of(*before, *CONV)).kept) == ["a", "y"]
+    without = PrecisionPolicy(stem=False)
+    assert list(plan_precision(graph_of(*before, *CONV), without).kept) == ["y"]
+
+
+def test_every_way_from_an_input_has_its_first_layer() -> None:
+    model = graph_of(
+        node("Sub", "x mean", "n"),
+        node("Conv", "n w", "left"),
+        node("MaxPool", "n", "pooled", kernel_shape=[1, 1]),
+        node("Conv", "pooled w", "right"),
+        node("Concat", "left right", "c", axis=0),
+        node("Conv", "c w", "body"),
+        node("Conv", "body w", "y"),
+    )
+    assert list(plan_precision(model).kept) == ["left", "right", "y"]
+
+
+def test_the_size_of_an_input_is_not_its_values() -> None:
+    model = graph_of(
+        node("Conv", "x w", "a"),
+        node("Shape", "x", "size"),
+        node("Reshape", "a size", "r"),
+        node("Conv", "r w", "b"),
+        node("Conv", "b w", "y"),
+    )
     assert list(plan_precision(model).kept) == ["a", "y"]
 
 

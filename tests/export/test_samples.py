@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edge_fusion.errors import CalibrationError
-from edge_fusion.export.samples import check_samples, choose_samples
+from edge_fusion.export.samples import check_samples
 from edge_fusion.spec import DepthInput, ModelSpec, RgbInput
 
 CENTRED = ModelSpec(
@@ -121,40 +121,3 @@ def test_unfit_samples_are_named_by_number(tiny, changes, message) -> None:
 def test_an_empty_set_says_how_to_make_one(tiny) -> None:
     with pytest.raises(CalibrationError, match=r"is empty.*a few dozen frames"):
         check_samples([], tiny.SPEC)
-
-
-def test_samples_are_drawn_by_seed_and_keep_their_order() -> None:
-    samples = [{"x": np.full(1, number, np.float32)} for number in range(100)]
-
-    def drawn(seed: int) -> list[float]:
-        return [float(sample["x"][0]) for sample in choose_samples(samples, 10, seed)]
-
-    assert drawn(1) == drawn(1) == sorted(set(drawn(1)))
-    assert len(drawn(1)) == 10
-    assert drawn(1) != drawn(2)
-    assert choose_samples(samples, 100, 0) is samples
-
-
-def test_drawn_samples_are_read_one_at_a_time() -> None:
-    class Stored(list):
-        read = 0
-
-        def __getitem__(self, index):
-            Stored.read += 1
-            return super().__getitem__(index)
-
-    chosen = choose_samples(Stored([{}] * 50), 5, 0)
-    assert Stored.read == 0
-    list(chosen)
-    assert Stored.read == 5
-    assert len(chosen[:2]) == 2
-
-
-def test_of_an_endless_iterator_the_first_are_taken() -> None:
-    def endless():
-        number = 0
-        while True:
-            yield {"x": np.full(1, number, np.float32)}
-            number += 1
-
-    assert [int(sample["x"][0]) for sample in choose_samples(endless(), 3, 0)] == [0, 1, 2]

@@ -8,7 +8,7 @@ import onnxslim
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edge_fusion.errors import StepError
+from edge_fusion.errors import ModelError, StepError
 from edge_fusion.export.parity import check_parity
 from edge_fusion.export.simplify import simplify
 from edge_fusion.export.trace import TraceOptions, trace
@@ -129,3 +129,12 @@ def test_a_lost_input_is_refused(monkeypatch) -> None:
     monkeypatch.setattr(onnxslim, "slim", lambda *args, **kwargs: other)
     with pytest.raises(StepError, match=r"changed the graph's face.*'x'.*'renamed'"):
         simplify(small())
+
+
+def test_a_network_that_ignores_depth_is_named_as_such() -> None:
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 18]> g (float[1,3,4,4] rgb, float[1,1,4,4] depth) => '
+        "(float[1,3,4,4] y) { y = Relu (rgb) }"
+    )
+    with pytest.raises(ModelError, match="does not use its input 'depth'"):
+        simplify(model)

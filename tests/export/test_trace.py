@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from edge_fusion.errors import ModelError, SessionError, StepError
+from edge_fusion.export.cost import count_cost
 from edge_fusion.export.parity import check_parity
 from edge_fusion.export.trace import TraceOptions, torch_runner, trace
 from edge_fusion.runtime.ort import OrtSession
@@ -210,6 +211,11 @@ class FlowFromValues(nn.Module):
         return depth if rgb.sum() > 0 else -depth
 
 
+class SignFromValues(nn.Module):
+    def forward(self, rgb: torch.Tensor, depth: torch.Tensor) -> torch.Tensor:
+        return rgb[:, :1] + depth if rgb.sum() > 0 else rgb[:, :1] - depth
+
+
 REFUSED = [
     (TwoOutputs, ModelError, r"outputs: expected 'saliency' alone.*forward returns saliency alone"),
     (ThreeChannels, ModelError, r"output 'saliency'.*one saliency channel, got \(1, 3, 32, 32\)"),
@@ -217,6 +223,28 @@ REFUSED = [
     (SizeFromValues, ModelError, r"does not depend on the input's values, got \(1, 1, 0, 32\)"),
     (FlowFromValues, StepError, r"cannot trace FlowFromValues.*depends on values"),
 ]
+
+
+def test_the_legacy_exporter_follows_one_run_of_flow_that_depends_on_values(tiny) -> None:
+    network = SignFromValues().eval()
+    with pytest.raises(StepError, match=r"dynamo exporter cannot.*legacy exporter \(--exporter"):
+        trace(network, tiny.SPEC)
+    assert count_cost(network, tiny.SPEC).parameters == 0  # which the road asks for before
+    with pytest.warns(torch.jit.TracerWarning, match="might cause the trace to be incorrect"):
+        model = trace(network, tiny.SPEC, TraceOptions(exporter="legacy"))
+    sample = tiny.samples(1)[0]
+    with OrtSession(model.SerializeToString(), threads=1) as session:
+        # the way that the zeros of tracing take, whatever the sum of this picture is
+        expected = sample["rgb"][:, :1] - sample["depth"]
+        np.testing.assert_array_equal(session.run(sample)["saliency"], expected)
+
+
+def test_a_failed_export_says_why_and_prints_nothing(tiny, capfd) -> None:
+    with pytest.raises(StepError, match=r"got Could not guard on data-dependent expression"):
+        trace(SignFromValues().eval(), tiny.SPEC)
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert captured.err == ""
 
 
 @pytest.mark.parametrize(("network", "error", "message"), REFUSED)

@@ -138,7 +138,7 @@ CASES = [
         on(single, "Relu"),
         "n_layernormalization0",
         "from TensorRT 8.6 on, xavier-nx@5.1 has 8.5.2",
-        "weak flavour",
+        "choose JetPack 6.0 or newer",
     ),
     (
         "OPS003",

@@ -48,6 +48,17 @@ def own_module(tmp_path, monkeypatch):
     sys.modules.pop("my_fusion_net", None)
 
 
+def test_weights_that_an_own_network_has_no_place_for_are_said(own_module, tmp_path):
+    path = tmp_path / "weights.pth"
+    extra = {f"head.{index}": torch.ones(1) for index in range(5)}
+    torch.save({"scale": torch.ones(1), **extra}, path)
+    loaded = load_model(f"{own_module}:make", path)
+    assert loaded.checkpoint_report is not None
+    assert loaded.checkpoint_report.summary == (
+        "1 tensors, 0 missing, 5 unexpected ('head.0', 'head.1', 'head.2' ...)"
+    )
+
+
 def test_entries_name_themselves():
     for name, entry in MODELS.items():
         assert entry.name == entry.spec.name == name

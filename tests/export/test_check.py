@@ -1,0 +1,71 @@
+"""Linting what a user points at: files and bundles, whole and damaged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+
+from edge_fusion.bundle import Bundle
+from edge_fusion.errors import BundleError, ModelError, TargetError
+from edge_fusion.export.check import check_path, finding_rows
+
+
+@pytest.fixture
+def file(tmp_path: Path, traced: onnx.ModelProto) -> Path:
+    onnx.save(traced, tmp_path / "own.onnx")
+    return tmp_path / "own.onnx"
+
+
+def test_a_file_is_judged_under_its_name(file: Path) -> None:
+    reports = check_path(file, "orin-nano@6.2")
+    assert list(reports) == ["own.onnx"]
+    assert reports["own.onnx"].ok
+
+
+def test_findings_come_as_cells(file: Path) -> None:
+    report = check_path(file, "xavier-nx@5.1")["own.onnx"]
+    rows = finding_rows(report)
+    assert len(rows) == len(report.findings) > 0
+    assert rows[0][:2] == (report.findings[0].rule_id, "error")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"not a model", r"cannot read .*own\.onnx as an ONNX model.*is the file complete"),
+        (b"", r"own\.onnx holds no graph.*complete"),
+    ],
+)
+def test_damaged_files_are_named(file: Path, content: bytes, message: str) -> None:
+    file.write_bytes(content)
+    with pytest.raises(ModelError, match=message):
+        check_path(file, "orin-nano")
+
+
+def test_what_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"no model file .*none\.onnx"):
+        check_path(tmp_path / "none.onnx", "orin-nano")
+    with pytest.raises(BundleError, match="none"):
+        check_path(tmp_path / "none", "orin-nano")
+
+
+def test_an_unknown_target_is_named_before_anything_is_read(tmp_path: Path) -> None:
+    with pytest.raises(TargetError):
+        check_path(tmp_path / "none.onnx", "toaster")
+
+
+class FakeBundle:
+    """A bundle whose hashes are right and whose model is none."""
+
+    variants = ("int8",)
+
+    def model_bytes(self, variant: str) -> bytes:
+        return b"not a model"
+
+
+def test_a_model_in_a_bundle_that_is_none_is_named(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(Bundle, "read", lambda path: FakeBundle())
+    with pytest.raises(ModelError, match=r"cannot read int8 in .*bundle as an ONNX model"):
+        check_path(tmp_path / "bundle", "orin-nano")
