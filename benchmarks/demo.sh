@@ -3,6 +3,7 @@
 # INT8 bundle, stream it, compare it.  Called by `make demo` with BIN and OUT.
 set -eu
 mkdir -p "$OUT"
+export OMP_WAIT_POLICY=PASSIVE  # threads that spin for a busy core would slow training down
 step() { printf '\n== %s\n' "$*"; }
 
 # Worlds from seed 2^30 on are never trained on.
