@@ -38,6 +38,8 @@ _ARCHIVE_ERRORS = (
     zlib.error,
 )
 
+_SEAL = "seal"  # against damage and edits, not against an attacker, who would renew it
+
 _Reader = Callable[[str, int], bytes]  # name, most bytes it may have
 
 
@@ -65,8 +67,10 @@ class Bundle:
                 the hash of a file or the tolerance of a variant, or the schema is newer.
         """
         path = Path(path)
-        manifest = _parse_manifest(path, _reader(path)(MANIFEST_NAME, _MAX_MANIFEST_BYTES))
+        data = _reader(path)(MANIFEST_NAME, _MAX_MANIFEST_BYTES)
+        manifest = _parse_manifest(path, data)
         _check_complete(path, manifest)
+        _check_seal(path, data)
         bundle = cls(path, manifest)
         for name in bundle.manifest.files:
             bundle.file(name)
@@ -166,7 +170,9 @@ def write_bundle(
     }
     complete = Manifest.model_validate({**manifest.model_dump(), "files": entries})
     _check_complete(path, complete)
-    text = json.dumps(complete.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
+    content = complete.model_dump(mode="json")
+    content[_SEAL] = _seal(content)
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
     contents = {MANIFEST_NAME: text.encode(), **files}
     if path.suffix == ".tar":
         write_bytes(path, _tar(contents), "the bundle")
@@ -281,11 +287,29 @@ def _parse_manifest(path: Path, data: bytes) -> Manifest:
             cure="upgrade edge-fusion on this machine",
         )
     try:
-        return Manifest.model_validate_json(data)
+        return Manifest.model_validate(
+            {key: value for key, value in _json_object(data).items() if key != _SEAL}
+        )
     except ValidationError as err:
         raise BundleError(
             f"{MANIFEST_NAME} of {path} is not valid", got=first_problem(err)
         ) from err
+
+
+def _seal(content: Mapping[str, Any]) -> str:
+    """A hash of a manifest's contents, whatever their order and spacing."""
+    kept = {key: value for key, value in content.items() if key != _SEAL}
+    return sha256(json.dumps(kept, sort_keys=True).encode())
+
+
+def _check_seal(path: Path, data: bytes) -> None:
+    """Find a changed manifest: it holds the hashes of all else, and the input record."""
+    content = _json_object(data)
+    if content.get(_SEAL) != _seal(content):
+        raise BundleError(
+            f"{MANIFEST_NAME} of {path} is damaged or was changed",
+            cure=f"{_AGAIN}; its fields are set by build, never by hand",
+        )
 
 
 def _check_complete(path: Path, manifest: Manifest) -> None:

@@ -379,3 +379,15 @@ def test_an_older_bundle_is_replaced_only_on_request(written: Path) -> None:
 def test_an_unknown_variant_is_named_with_the_cure(written: Path) -> None:
     with pytest.raises(BundleError, match="no variant 'int8'.*--precision int8"):
         Bundle.read(written).model_bytes("int8")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [('"height": 256', '"height": 257'), ("demo", "dexo")]
+)
+def test_an_edited_manifest_is_found(written: Path, before: str, after: str) -> None:
+    target = written / MANIFEST_NAME if written.is_dir() else written
+    data = target.read_bytes()
+    assert before.encode() in data
+    target.write_bytes(data.replace(before.encode(), after.encode(), 1))
+    with pytest.raises(BundleError, match=r"manifest\.json of .* is damaged or was changed"):
+        Bundle.read(written)
