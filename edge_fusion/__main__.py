@@ -7,8 +7,6 @@ import shlex
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,39 +16,13 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from edge_fusion import __version__
-from edge_fusion.errors import EdgeFusionError, GateError, InputError, MissingDependencyError
+from edge_fusion.dependencies import naming_missing_packages
+from edge_fusion.errors import EdgeFusionError, GateError, InputError
 
 # Heavy packages, and the wings that need them, are imported inside the command that uses them:
 # `--help` answers at once, and `run` works where torch is not installed.
 
 INTERRUPTED, CLOSED_PIPE, BUG = 130, 141, 70  # as shells and sysexits.h have them
-#: What brings a package whose absence is found only when a command imports it.
-CURES = {
-    "cv2": "pip install 'edge-fusion[opencv]', or on a Jetson use the system's own OpenCV from a "
-    "virtual environment made with --system-site-packages",
-    "a cv2 built for this numpy": "pip install 'numpy<2', as JetPack 6 needs for its own OpenCV",
-    **dict.fromkeys(
-        ("torch", "onnx", "onnxslim", "onnxscript", "nncf", "safetensors"),
-        "pip install 'edge-fusion[export]' on the workstation; the device does not need it",
-    ),
-    "onnxruntime": "pip install 'edge-fusion[ort]'",
-}
-
-
-@contextmanager
-def _naming_missing_packages(command: str | None) -> Iterator[None]:
-    """Say which extra brings a package that is not installed; any other import error is a bug."""
-    try:
-        yield
-    except ImportError as err:
-        package = (err.name or "").split(".")[0]
-        if "numpy.core.multiarray" in str(err):  # how a cv2 built against numpy 1 fails under 2
-            package = "a cv2 built for this numpy"
-        if package not in CURES:
-            raise
-        raise MissingDependencyError(
-            package, needed_for=f"'{command}'", cure=CURES[package]
-        ) from err
 
 
 class Precision(str, Enum):
@@ -73,7 +45,7 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the command; a deliberate error becomes one message, without a traceback."""
         try:
-            with _naming_missing_packages(ctx.invoked_subcommand):
+            with naming_missing_packages(ctx.invoked_subcommand):
                 return super().invoke(ctx)
         except EdgeFusionError as err:
             if ctx.params.get("debug"):

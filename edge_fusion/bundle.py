@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from edge_fusion.errors import BundleError, OutputError
 from edge_fusion.files import partial_directory, sha256, write_bytes, write_synced, writing
-from edge_fusion.manifest import MANIFEST_NAME, SCHEMA_VERSION, FileRecord, Manifest
+from edge_fusion.manifest import MANIFEST_NAME, SCHEMA_VERSION, SEAL, FileRecord, Manifest, seal
 from edge_fusion.spec import first_problem
 
 GOLDEN_NAME = "golden.npz"
@@ -37,8 +37,6 @@ _ARCHIVE_ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
 )
-
-_SEAL = "seal"  # against damage and edits, not against an attacker, who would renew it
 
 _Reader = Callable[[str, int], bytes]  # name, most bytes it may have
 
@@ -171,7 +169,7 @@ def write_bundle(
     complete = Manifest.model_validate({**manifest.model_dump(), "files": entries})
     _check_complete(path, complete)
     content = complete.model_dump(mode="json")
-    content[_SEAL] = _seal(content)
+    content[SEAL] = seal(content)
     text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
     contents = {MANIFEST_NAME: text.encode(), **files}
     if path.suffix == ".tar":
@@ -288,7 +286,7 @@ def _parse_manifest(path: Path, data: bytes) -> Manifest:
         )
     try:
         return Manifest.model_validate(
-            {key: value for key, value in _json_object(data).items() if key != _SEAL}
+            {key: value for key, value in _json_object(data).items() if key != SEAL}
         )
     except ValidationError as err:
         raise BundleError(
@@ -296,16 +294,10 @@ def _parse_manifest(path: Path, data: bytes) -> Manifest:
         ) from err
 
 
-def _seal(content: Mapping[str, Any]) -> str:
-    """A hash of a manifest's contents, whatever their order and spacing."""
-    kept = {key: value for key, value in content.items() if key != _SEAL}
-    return sha256(json.dumps(kept, sort_keys=True).encode())
-
-
 def _check_seal(path: Path, data: bytes) -> None:
     """Find a changed manifest: it holds the hashes of all else, and the input record."""
     content = _json_object(data)
-    if content.get(_SEAL) != _seal(content):
+    if content.get(SEAL) != seal(content):
         raise BundleError(
             f"{MANIFEST_NAME} of {path} is damaged or was changed",
             cure=f"{_AGAIN}; its fields are set by build, never by hand",

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
+from edge_fusion.files import sha256
 from edge_fusion.spec import ModelSpec, Record
 
 SCHEMA_VERSION = 1  # also the literal in Manifest
 MANIFEST_NAME = "manifest.json"
+SEAL = "seal"  # against damage and edits, not against an attacker, who would renew it
 
 _PLAIN_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*")
 _HEX64 = r"^[0-9a-f]{64}$"
@@ -132,3 +136,9 @@ class Manifest(Record):
             if not _PLAIN_NAME.fullmatch(name):
                 raise ValueError(f"file name {name!r} would leave the bundle")
         return files
+
+
+def seal(content: Mapping[str, Any]) -> str:
+    """A hash of a manifest's contents, whatever their order and spacing, its seal left out."""
+    kept = {key: value for key, value in content.items() if key != SEAL}
+    return sha256(json.dumps(kept, sort_keys=True).encode())
