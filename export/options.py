@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from edge_fusion.calibration.calibration_set import CalibrationOptions
-from edge_fusion.errors import CheckpointError, InputError, ModelError, StepError
-from edge_fusion.spec import ModelSpec, read_model_spec
+from edge_fusion.errors import CheckpointError, InputError, ModelError, StepError, TargetError
+from edge_fusion.spec import LARGEST_SIDE, ModelSpec, read_model_spec
 from edge_fusion.target import Target, parse_target
 
 from .models.registry import MODELS, create_model
@@ -92,10 +92,17 @@ def target_of(options: BuildOptions) -> Target:
     """The target, if this version can build for it.
 
     Raises:
-        TargetError: The board or JetPack is unknown.
+        TargetError: The board or JetPack is unknown, or INT8 graphs are not for its TensorRT.
         StepError: The opset is newer than the target's parser reads.
     """
     target = parse_target(options.target)
+    if options.precision == "int8" and target.flavour == "weak":
+        raise TargetError(
+            f"INT8 for {target.name}",
+            expected="TensorRT 10 or newer, whose graphs carry their own precision",
+            got=f"TensorRT {target.tensorrt_text}",
+            cure="choose JetPack 6.1 or newer, or build with --precision fp32",
+        )
     if options.opset is not None and options.opset > target.opset_max:
         raise StepError(
             f"opset {options.opset} for {target.name}",
@@ -127,6 +134,8 @@ def model_spec(options: BuildOptions) -> ModelSpec:
     width, cross, height = options.size.partition("x")
     if not (cross and width.isdecimal() and height.isdecimal() and int(width) and int(height)):
         raise ModelError("input size", expected="WxH such as 320x256", got=repr(options.size))
+    if max(int(width), int(height)) > LARGEST_SIDE:
+        raise ModelError("input size", expected=f"at most {LARGEST_SIDE} pixels", got=options.size)
     return spec.model_copy(update={"width": int(width), "height": int(height)})
 
 

@@ -180,6 +180,11 @@ def test_logits_must_be_declared(tmp_path: Path) -> None:
     assert bundle.manifest.parity[-1].max_abs <= 1
 
 
+def test_fp32_for_tensorrt_8_is_traced_at_the_opset_it_reads(tmp_path: Path) -> None:
+    bundle = build(options(tmp_path, precision="fp32", target="orin-nano@6.0"))
+    assert bundle.manifest.opset == 17
+
+
 def test_a_foreign_onnx_file_takes_the_same_road(own_onnx: Path, tmp_path: Path) -> None:
     spec = tmp_path / "own.json"
     spec.write_text('{"name": "own", "rgb": {"name": "image"}, "depth": {"name": "range"}}')
@@ -220,7 +225,13 @@ def test_an_onnx_file_with_one_input_is_refused(tmp_path: Path) -> None:
         ({"spec": Path("gone.json")}, ModelError, "gone.json"),
         ({"keep_fp16": ("nosuch/*",)}, StepError, "nosuch"),
         ({"opset": 12}, StepError, "opset"),
-        ({"opset": 20, "target": "xavier-nx"}, StepError, "at most 17.*leave --opset out"),
+        (
+            {"opset": 20, "target": "xavier-nx", "precision": "fp32"},
+            StepError,
+            "at most 17.*leave --opset out",
+        ),
+        ({"target": "xavier-nx"}, TargetError, "got TensorRT 8.5.2; choose JetPack 6.1"),
+        ({"size": "99968x32"}, ModelError, "at most 4096 pixels"),
         ({"precision": "INT8"}, InputError, "expected fp32 or int8, got 'INT8'"),
         ({"untrained": True}, InputError, "--untrained is for models of"),
         ({"allow_partial": True}, InputError, "--allow-partial needs a --checkpoint"),
