@@ -52,6 +52,7 @@ from .trace import TraceOptions, torch_runner, trace
 GOLDEN_SAMPLES = 4
 PARITY_SAMPLES = 4
 LISTED_ERRORS = 5
+FLAT_SPREAD = 1e-3  # trained networks have 0.1 to 0.4
 FALLBACK_GOLDEN = "demo://?frames=64&seed=1"
 #: How far another device may be from the golden outputs, mean absolute difference of saliency.
 #: FP32 covers another order of summation and FP16 kernels; INT8 another choice of INT8 kernels.
@@ -128,7 +129,8 @@ def build(options: BuildOptions, progress: Progress = _quiet) -> Bundle:
     if options.precision == "int8":
         quantized = _quantize(options, traced.graph, spec, pairs.samples, progress)
         variants["int8"] = quantized.graph
-    remarks = _lint_variants(variants, target, progress)
+    remarks = _flat_output(traced.graph, spec, pairs.samples)
+    remarks += _lint_variants(variants, target, progress)
     models = {name: graph.SerializeToString() for name, graph in variants.items()}
     samples = pairs.samples[:GOLDEN_SAMPLES]
     manifest = Manifest(
@@ -275,6 +277,22 @@ def _lint_variants(
             warnings += [f"{name}: {finding}" for finding in report.findings]
         done(f"no errors, {len(warnings)} remarks for {target.name}")
     return tuple(warnings)
+
+
+def _flat_output(
+    graph: onnx.ModelProto, spec: ModelSpec, samples: Sequence[Inputs]
+) -> tuple[str, ...]:
+    """A remark where the network says the same of every pixel: then agreement proves nothing."""
+    with _running(graph) as run:
+        outputs = [_saliency(run, spec)(sample) for sample in samples[:PARITY_SAMPLES]]
+    spread = float(np.std([output[spec.output.name] for output in outputs]))
+    if spread >= FLAT_SPREAD:
+        return ()
+    return (
+        f"fp32: saliency hardly varies over {len(outputs)} pairs (standard deviation "
+        f"{spread:.1e}), so the agreement of its forms proves little; are the weights trained, "
+        "and for these inputs?",
+    )
 
 
 def _parity(

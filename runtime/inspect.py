@@ -88,7 +88,8 @@ def bundle_facts(bundle: Bundle) -> dict[str, str]:
         facts[record.name] = (
             f"mean {record.mean_abs:.1e}, max {record.max_abs:.1e} ({record.tolerance})"
         )
-    facts["remarks"] = str(len(manifest.lint))
+    for number, remark in enumerate(manifest.lint, start=1):
+        facts[f"remark {number}"] = remark
     facts["created"] = manifest.created_utc
     return facts
 

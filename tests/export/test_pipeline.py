@@ -168,6 +168,23 @@ def test_several_sets_are_pooled(tmp_path: Path, pairs: Path) -> None:
     assert len(record.items) == 9
 
 
+def silent() -> nn.Module:
+    """A network that finds nothing anywhere."""
+    network = logits()
+    for parameter in network.parameters():
+        nn.init.zeros_(parameter)
+    return network
+
+
+@pytest.mark.parametrize(("factory", "flat"), [("silent", True), ("logits", False)])
+def test_a_network_that_says_nothing_is_remarked(tmp_path: Path, factory: str, flat: bool) -> None:
+    spec = tmp_path / "logits.json"
+    spec.write_text('{"name": "logits", "output": {"activation": "sigmoid"}}')
+    model = f"tests.export.test_pipeline:{factory}"
+    bundle = build(options(tmp_path, model=model, spec=spec, precision="fp32"))
+    assert any("are the weights trained" in remark for remark in bundle.manifest.lint) == flat
+
+
 def test_logits_must_be_declared(tmp_path: Path) -> None:
     factory = "tests.export.test_pipeline:logits"
     with pytest.raises(ModelError, match=r"expected 0\.\.1, got .*if these are logits"):
