@@ -65,10 +65,13 @@ class Bundle:
                 the hash of a file or the tolerance of a variant, or the schema is newer.
         """
         path = Path(path)
-        data = _reader(path)(MANIFEST_NAME, _MAX_MANIFEST_BYTES)
-        manifest = _parse_manifest(path, data)
+        try:
+            fields = _manifest_fields(path)
+        except ValueError as err:
+            raise _no_manifest(path, str(err)) from err
+        manifest = _parse_manifest(path, fields)
         _check_complete(path, manifest)
-        _check_seal(path, data)
+        _check_seal(path, fields)
         bundle = cls(path, manifest)
         for name in bundle.manifest.files:
             bundle.file(name)
@@ -268,15 +271,14 @@ def _json_object(data: bytes) -> dict[str, Any]:
     return content
 
 
-def _parse_manifest(path: Path, data: bytes) -> Manifest:
-    try:
-        version = _json_object(data)["schema_version"]
-    except (ValueError, KeyError) as err:
-        raise BundleError(
-            f"{MANIFEST_NAME} of {path} is not a manifest",
-            got="no schema_version" if isinstance(err, KeyError) else str(err),
-            cure=_AGAIN,
-        ) from err
+def _no_manifest(path: Path, got: str) -> BundleError:
+    return BundleError(f"{MANIFEST_NAME} of {path} is not a manifest", got=got, cure=_AGAIN)
+
+
+def _parse_manifest(path: Path, fields: Mapping[str, Any]) -> Manifest:
+    if "schema_version" not in fields:
+        raise _no_manifest(path, "no schema_version")
+    version = fields["schema_version"]
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise BundleError(
             f"bundle {path} was written by a newer edge-fusion",
@@ -285,19 +287,16 @@ def _parse_manifest(path: Path, data: bytes) -> Manifest:
             cure="upgrade edge-fusion on this machine",
         )
     try:
-        return Manifest.model_validate(
-            {key: value for key, value in _json_object(data).items() if key != SEAL}
-        )
+        return Manifest.model_validate({k: v for k, v in fields.items() if k != SEAL})
     except ValidationError as err:
         raise BundleError(
             f"{MANIFEST_NAME} of {path} is not valid", got=first_problem(err)
         ) from err
 
 
-def _check_seal(path: Path, data: bytes) -> None:
+def _check_seal(path: Path, fields: Mapping[str, Any]) -> None:
     """Find a changed manifest: it holds the hashes of all else, and the input record."""
-    content = _json_object(data)
-    if content.get(SEAL) != seal(content):
+    if fields.get(SEAL) != seal(fields):
         raise BundleError(
             f"{MANIFEST_NAME} of {path} is damaged or was changed",
             cure=f"{_AGAIN}; its fields are set by build, never by hand",

@@ -289,4 +289,5 @@ def _latency(
 
 def _cost(bundle: Bundle, variant: str, options: CompareOptions) -> VariantCost:
     memory = peak_memory(bundle.path, variant, options.backend) if options.memory else None
-    return VariantCost(file_bytes=len(bundle.model_bytes(variant)), memory=memory)
+    entry = bundle.manifest.files[bundle.manifest.variants[variant]]
+    return VariantCost(file_bytes=entry.size_bytes, memory=memory)
