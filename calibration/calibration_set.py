@@ -40,7 +40,7 @@ class CalibrationOptions:
     def __post_init__(self) -> None:
         if not self.sources:
             raise CalibrationError(
-                "INT8 needs a calibration set, and none was given", cure=HOW_TO_MAKE_ONE
+                "INT8 and FP16 need a calibration set, and none was given", cure=HOW_TO_MAKE_ONE
             )
         if self.count < 1:
             raise CalibrationError("calibration pairs", expected="at least 1", got=str(self.count))

@@ -29,6 +29,7 @@ class Precision(str, Enum):
     """The precisions a bundle can be built for."""
 
     fp32 = "fp32"
+    fp16 = "fp16"
     int8 = "int8"
 
 
@@ -309,25 +310,32 @@ def inspect(
 def check(
     path: Annotated[Path, typer.Argument(help="A bundle, or any ONNX file.")],
     target: TargetName = "orin-nano",
+    witness: Annotated[
+        bool,
+        typer.Option("--witness", help="Have TensorRT-RTX build every graph, too; on the CPU."),
+    ] = False,
     json_to: JsonTo = None,
 ) -> None:
     """Lint a bundle or an ONNX file for a target's TensorRT; errors make the exit status 1."""
     from edge_fusion.console import console_for, emit_json, grid
-    from edge_fusion.export.check import check_path, finding_rows
+    from edge_fusion.export.check import check_path, finding_rows, witness_rows
 
-    reports = check_path(path, target)
+    checks = check_path(path, target, witness=witness)
     console = console_for(json_to)
-    for name, report in reports.items():
-        console.print(f"{name} for {report.target}, TensorRT {report.tensorrt}:", style="bold")
-        rows = finding_rows(report)
+    for name, one in checks.items():
+        judged = one.lint
+        console.print(f"{name} for {judged.target}, TensorRT {judged.tensorrt}:", style="bold")
+        rows = finding_rows(judged)
         columns = ("rule", "severity", "node", "found", "cure")
         console.print(grid(columns, rows) if rows else "nothing to remark")
-    emit_json(json_to, {name: report.as_dict() for name, report in reports.items()})
-    failed = {name: len(r.of("error")) for name, r in reports.items() if not r.ok}
+        if one.witness is not None:
+            columns = ("SM", f"TensorRT-RTX {one.witness.version}", "against the lint")
+            console.print(grid(columns, witness_rows(one)))
+    emit_json(json_to, {name: one.as_dict() for name, one in checks.items()})
+    failed = [name for name, one in checks.items() if not one.ok]
     if failed:
-        raise GateError(
-            "lint: " + ", ".join(f"{count} errors in {name}" for name, count in failed.items())
-        )
+        counts = (f"{len(checks[n].lint.of('error'))} errors in {n}" for n in failed)
+        raise GateError(f"check: {', '.join(counts)}")
 
 
 @app.command()

@@ -72,6 +72,10 @@ class BundleError(InputError):
     """A bundle is missing, damaged, or of a schema this version cannot read."""
 
 
+class EngineError(InputError):
+    """An engine is missing, damaged, or was built for another device, TensorRT or model."""
+
+
 class TargetError(InputError):
     """A board or JetPack is unknown."""
 

@@ -96,6 +96,30 @@ class ParityRecord(Record):
     samples: int
 
 
+class FlavourRecord(Record):
+    """One graph as a family of TensorRT versions reads it.
+
+    Attributes:
+        file: Its file in the bundle.
+        target: The target it was linted for.
+        precisions: Number of nodes by the precision they are written in.
+        kept_fp32: Nodes that FP16 would break, with the reason.
+        to_reference: Mean absolute difference of saliency to the graph it was made from.
+        to_fp32: The same, to the FP32 graph.
+        reference_to_fp32: The difference of those two.
+        samples: On how many pairs.
+    """
+
+    file: str
+    target: str
+    precisions: dict[str, int]
+    kept_fp32: dict[str, str] = Field(default_factory=dict)
+    to_reference: float
+    to_fp32: float
+    reference_to_fp32: float
+    samples: int
+
+
 class Golden(Record):
     """The pairs in ``golden.npz`` and how far a device's outputs may be from them.
 
@@ -111,16 +135,21 @@ class Golden(Record):
 
 
 class Manifest(Record):
-    """The contents of ``manifest.json``; written once, never changed."""
+    """The contents of ``manifest.json``; written once, never changed.
+
+    ``flavours`` are named by their kind and the precision of the engine that is built from them,
+    such as ``strong.int8``; two may share a file.
+    """
 
     schema_version: Literal[1] = 1
     created_utc: str
     model: ModelSpec
     origin: Origin
-    precision: Literal["fp32", "int8"]
+    precision: Literal["fp32", "fp16", "int8"]
     target: str
     opset: int
     variants: dict[str, str]
+    flavours: dict[str, FlavourRecord] = Field(default_factory=dict)
     calibration: CalibrationRecord | None = None
     quantization: QuantizationRecord | None = None
     parity: tuple[ParityRecord, ...] = ()

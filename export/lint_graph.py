@@ -13,6 +13,12 @@ from edge_fusion.target import Target
 from .graph import GraphView, Node
 from .lint_rules import VIT_ON_ORIN, Hit, Rule, Versions
 
+#: Operators whose inputs must all have one element type.
+_ONE_TYPE = frozenset(
+    {"Add", "Concat", "Conv", "ConvTranspose", "Div", "Gemm", "MatMul", "Max", "Min", "Mul", "Sub"}
+)
+_FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16})
+
 # --- shapes, types, files --------------------------------------------------------------------
 
 
@@ -49,6 +55,17 @@ def _inputs_of(view: GraphView, kind: int, name: str) -> Iterator[Hit]:
     for value in view.inputs:
         if value.type.tensor_type.elem_type == kind:
             yield Hit(f"input '{value.name}'", name)
+
+
+def _mixed_operands(view: GraphView, target: Target) -> Iterator[Hit]:
+    for node in view.nodes:
+        if node.op_type not in _ONE_TYPE:
+            continue
+        kinds = [view.element_type(name) for name in node.inputs if name]
+        known = list(dict.fromkeys(kind for kind in kinds if kind))
+        if len(known) > 1 and _FLOATS.intersection(known):
+            names = " and ".join(TensorProto.DataType.Name(kind).lower() for kind in known)
+            yield Hit(node.label, f"{node.op_type} of {names}")
 
 
 def _external(view: GraphView, target: Target) -> Iterator[Hit]:
@@ -153,6 +170,15 @@ GRAPH_RULES = (
         "take the input as float32 or int32",
         _int64_input,
         Versions(before=(9,)),
+    ),
+    Rule(
+        "TYP003",
+        "error",
+        "operands have one type",
+        "TensorRT refuses operands of two types, and ONNX does not allow them: ONNX Runtime's own "
+        "fusions may hide it",
+        "cast one of them, or give its constant the other's type",
+        _mixed_operands,
     ),
     Rule(
         "EXT001",

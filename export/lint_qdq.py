@@ -295,8 +295,8 @@ QDQ_RULES = (
         "error",
         "weights are FP32 under QuantizeLinear and DequantizeLinear",
         "TensorRT 8 wants to quantize weights itself and does not take int8 initialisers",
-        "store weights as FP32 + QuantizeLinear + DequantizeLinear, choose JetPack 6.1 or newer, "
-        "or build with --precision fp32",
+        "store weights as FP32 + QuantizeLinear + DequantizeLinear, as the weak flavour of a "
+        "bundle does, or choose JetPack 6.1 or newer",
         _each(_int8_weight),
         Versions(before=(10,)),
     ),

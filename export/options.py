@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Literal
 
 from edge_fusion.calibration.calibration_set import CalibrationOptions
-from edge_fusion.errors import CheckpointError, InputError, ModelError, StepError, TargetError
+from edge_fusion.engine import EnginePrecision
+from edge_fusion.errors import CheckpointError, InputError, ModelError, StepError
 from edge_fusion.spec import LARGEST_SIDE, ModelSpec, read_model_spec
 from edge_fusion.target import Target, parse_target
 
-from .models.registry import MODELS, create_model
+from .models.registry import MODELS, create_model, shipped_weights
 
-Precision = Literal["fp32", "int8"]
-PRECISIONS = ("fp32", "int8")
+PRECISIONS = ("fp32", "fp16", "int8")
 DEFAULT_OPSET = 18
 
 
@@ -25,9 +25,10 @@ class BuildOptions:
     Attributes:
         model: Registry name, ``module:factory`` or a two-input ``.onnx`` file.
         output: The bundle: a folder, or a file ending in ``.tar``.
-        calib: Folders or source URIs of RGB-D pairs; needed for INT8.
-        checkpoint: Weights; not for ONNX files.
-        precision: ``int8`` builds FP32 and INT8, ``fp32`` FP32 alone.
+        calib: Folders or source URIs of RGB-D pairs; needed for INT8 and FP16.
+        checkpoint: Weights; None takes those that come with a model of ours. Not for ONNX files.
+        precision: The lowest precision of the engines: ``int8`` prepares FP32, FP16 and INT8,
+            ``fp16`` the first two, ``fp32`` itself alone.
         target: Board and JetPack.
         spec: JSON input record of a model that is not ours.
         size: ``WxH`` in pixels instead of the model's own.
@@ -48,7 +49,7 @@ class BuildOptions:
     output: Path
     calib: tuple[str, ...] = ()
     checkpoint: Path | None = None
-    precision: Precision = "int8"
+    precision: EnginePrecision = "int8"
     target: str = "orin-nano"
     spec: Path | None = None
     size: str | None = None
@@ -92,17 +93,10 @@ def target_of(options: BuildOptions) -> Target:
     """The target, if this version can build for it.
 
     Raises:
-        TargetError: The board or JetPack is unknown, or INT8 graphs are not for its TensorRT.
+        TargetError: The board or JetPack is unknown.
         StepError: The opset is newer than the target's parser reads.
     """
     target = parse_target(options.target)
-    if options.precision == "int8" and target.flavour == "weak":
-        raise TargetError(
-            f"INT8 for {target.name}",
-            expected="TensorRT 10 or newer, whose graphs carry their own precision",
-            got=f"TensorRT {target.tensorrt_text}",
-            cure="choose JetPack 6.1 or newer, or build with --precision fp32",
-        )
     if options.opset is not None and options.opset > target.opset_max:
         raise StepError(
             f"opset {options.opset} for {target.name}",
@@ -150,20 +144,27 @@ def check_model(options: BuildOptions) -> None:
         create_model(options.model)  # which says what there is
     if options.checkpoint is not None and not options.checkpoint.exists():
         raise CheckpointError(f"no such checkpoint: {options.checkpoint}")
-    if options.is_ours and not (options.checkpoint or options.untrained):
+    if options.is_ours and not (weights_of(options) or options.untrained):
         raise CheckpointError(
-            f"no weights for {options.model}",
+            f"no weights come with {options.model}",
             cure="give --checkpoint FILE, train one with 'python -m benchmarks.reference.train', "
             "or pass --untrained to try the road with random weights",
         )
 
 
+def weights_of(options: BuildOptions) -> Path | None:
+    """The checkpoint to load: the user's, or the one that comes with a model of ours."""
+    if options.checkpoint or options.untrained or not options.is_ours:
+        return options.checkpoint
+    return shipped_weights(options.model)
+
+
 def calibration_options(options: BuildOptions, *, few: int, fallback: str) -> CalibrationOptions:
-    """Which pairs to load: the user's; without INT8 ``few``, from ``fallback`` if none are given.
+    """Which pairs to load: the user's; for FP32 ``few``, from ``fallback`` if none are given.
 
     Raises:
-        CalibrationError: INT8 without a calibration set.
+        CalibrationError: INT8 or FP16 without a calibration set.
     """
-    if options.precision == "int8":
+    if options.precision != "fp32":
         return CalibrationOptions(options.calib, options.calib_count, options.seed)
     return CalibrationOptions(options.calib or (fallback,), few, options.seed)

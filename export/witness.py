@@ -52,7 +52,6 @@ LINT_KNOWS_BETTER: dict[str, str] = {
 WITNESS_KNOWS_BETTER: dict[str, str] = {
     "HW-specific datatypes": "the type needs a newer GPU than the witness compiled for; the lint "
     "judges the target's",
-    "must have same input types": "operands of two types are no valid ONNX, as onnx.checker says",
 }
 
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
 from torch import nn
@@ -86,6 +87,21 @@ MODELS: dict[str, ModelEntry] = dict(
         ),
     )
 )
+
+
+def shipped_weights(name: str) -> Path | None:
+    """The checkpoint that comes with the package for a model; None where there is none.
+
+    Its model card lies beside it: the data and its terms, the recipe, figures and limits.
+
+    Example:
+        >>> shipped_weights("mutualformer-mobilenetv2").name
+        'mutualformer-mobilenetv2.safetensors'
+        >>> shipped_weights("add-mobilenetv2") is None
+        True
+    """
+    path = Path(str(files("edge_fusion") / "weights" / f"{name}.safetensors"))
+    return path if path.is_file() else None
 
 
 def create_model(name: str) -> FusionHost:

@@ -503,28 +503,43 @@ def test_a_newer_opset_is_refused() -> None:
 @pytest.mark.parametrize("target", ["orin-nano@6.2", "xavier-nx@5.1"])
 def test_a_build_gets_both_flavours(tiny, int8, simplified, target) -> None:
     judged = parse_target(target)
-    built = build_flavours(int8, simplified, judged, tiny.samples(4))
-    assert set(built.flavours) == {"strong", "weak"}
-    assert built.missing == ""
-    assert built.flavours[judged.flavour].target == judged
-    for one in built.flavours.values():
+    variants = {"fp32": simplified, "int8": int8}
+    built = build_flavours(variants, "int8", judged, tiny.samples(4))
+    engines = ("fp32", "fp16", "int8")
+    assert set(built.flavours) == {f"{kind}.{e}" for kind in ("strong", "weak") for e in engines}
+    assert built.missing == ()
+    assert built.flavours[f"{judged.flavour}.int8"].target == judged
+    for name, one in built.flavours.items():
         assert one.lint.ok
         assert one.parity.to_reference.mean_abs < 0.002
-        assert one.parity.samples == 4
-    both = [one.result.precisions for one in built.flavours.values()]
+        record = one.record("f.onnx")
+        assert record.samples == 4
+        assert ("int8" in record.precisions) == name.endswith("int8")
+        assert ("fp16" in record.precisions) != name.endswith("fp32")
+    both = [built.flavours[f"{kind}.int8"].result.precisions for kind in ("strong", "weak")]
     assert both[0] == both[1]  # one precision map
 
 
+def test_engines_above_the_precision_asked_for_are_not_prepared(tiny, simplified) -> None:
+    variants, target = {"fp32": simplified}, parse_target("orin-nano@6.2")
+    assert set(build_flavours(variants, "fp32", target, tiny.samples(2)).flavours) == {
+        "strong.fp32",
+        "weak.fp32",
+    }
+
+
 def test_the_other_flavour_may_be_missing_and_says_why() -> None:
-    model = graph("y = Gelu (x)", 20)
-    built = build_flavours(model, model, parse_target("orin-nano@6.2"), [{"x": ramp(1)}])
-    assert set(built.flavours) == {"strong"}
-    assert "no weak flavour: 'n_y' cannot be carried from opset 20 to 17" in built.missing
+    variants = {"fp32": graph("y = Gelu (x)", 20)}
+    built = build_flavours(variants, "fp32", parse_target("orin-nano@6.2"), [{"x": ramp(1)}])
+    assert set(built.flavours) == {"strong.fp32"}
+    (why,) = built.missing
+    assert "no weak.fp32 flavour: 'n_y' cannot be carried from opset 20 to 17" in why
     with pytest.raises(StepError, match="'n_y' cannot be carried"):
-        build_flavours(model, model, parse_target("xavier-nx@5.1"), [{"x": ramp(1)}])
+        build_flavours(variants, "fp32", parse_target("xavier-nx@5.1"), [{"x": ramp(1)}])
 
 
 def test_a_flavour_that_breaks_a_rule_of_its_target_is_refused() -> None:
     model = graph("y = Bernoulli (x)", 18)
     with pytest.raises(StepError, match="lint: TensorRT on orin-nano@6.2 would refuse.*OPS001"):
-        build_flavours(model, model, parse_target("orin-nano@6.2"), [{"x": ramp(0) + 0.5}])
+        target = parse_target("orin-nano@6.2")
+        build_flavours({"fp32": model}, "fp16", target, [{"x": ramp(0) + 0.5}])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from edge_fusion.export.lint import RULES, Finding, LintReport, lint, rules_table
+from edge_fusion.export.lint_page import lint_page
 from edge_fusion.target import parse_target
 
 ORIN, ORIN60 = "orin-nano@6.2", "orin-nano@6.0"
@@ -131,3 +133,9 @@ def test_constant_nodes_count_as_constants(new_graph: Any) -> None:
     scale = g.op("Constant", value=value)
     model = g.out(g.qdq("x", g.op("Identity", scale))).model()
     assert lint(model, parse_target(ORIN)).findings == ()
+
+
+def test_the_page_of_documentation_is_written_from_the_table() -> None:
+    page = Path(__file__).resolve().parents[3] / "export" / "LINT.md"
+    assert page.read_text() == lint_page(), "write it anew: python -m edge_fusion.export.lint_page"
+    assert all(f"**{rule.id}** ({rule.severity}" in lint_page() for rule in RULES)

@@ -69,6 +69,12 @@ def masked(G: Any, value: float) -> Any:
     return g.out(g.op("Add", g.input(), g.const(value, "mask")))
 
 
+def mixed(G: Any, kind: Any) -> Any:
+    g = G()
+    x = g.input(shape=(1, 8, 8, 8))
+    return g.out(g.op("Mul", x, g.const(np.ones(8), dtype=kind), name="scaled"))
+
+
 # rule, target, broken graph, cured graph, node named, what was found, cure
 CASES = [
     (
@@ -124,6 +130,15 @@ CASES = [
         "input 'x'",
         "int64",
         "int32",
+    ),
+    (
+        "TYP003",
+        ORIN,
+        on(mixed, np.float16),
+        on(mixed, np.float32),
+        "scaled",
+        "Mul of float and float16",
+        "cast",
     ),
     (
         "EXT001",

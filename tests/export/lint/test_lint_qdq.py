@@ -325,7 +325,7 @@ CASES = [
         float_weight,
         "n_dequantizelinear2",
         "int8 weights",
-        "choose JetPack 6.1 or newer, or build with --precision fp32",
+        "or choose JetPack 6.1 or newer",
     ),
     (
         "QDQ014",
