@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,13 +22,13 @@ import typer
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
-from torch import nn
 
 from edge_fusion.export.models.registry import LoadedModel, load_model
 from edge_fusion.files import write_bytes
 from edge_fusion.frame import RgbdFrame
 from edge_fusion.metrics import ImageScores, pool, score
 from edge_fusion.preprocess import Inputs, prepare, saliency_map
+from edge_fusion.runtime.session import Session
 from edge_fusion.spec import ModelSpec
 
 from .data import POOLED_SETS, REAL_SETS, Photographs, read_backgrounds, read_set, split
@@ -122,29 +122,53 @@ def blanked(inputs: Inputs, spec: ModelSpec) -> Inputs:
     return {**inputs, spec.depth.name: np.zeros_like(inputs[spec.depth.name])}
 
 
+@dataclass(frozen=True, slots=True)
+class Predictor:
+    """A network, whatever runs it.
+
+    Attributes:
+        spec: How it is fed.
+        run: Inputs of n samples -> their outputs, (n, 1, h, w) float32.
+    """
+
+    spec: ModelSpec
+    run: Callable[[Sequence[Inputs]], NDArray[np.float32]]
+
+
+def torch_predictor(model: LoadedModel) -> Predictor:
+    """A network run by torch, all samples at once."""
+
+    @torch.no_grad()
+    def run(inputs: Sequence[Inputs]) -> NDArray[np.float32]:
+        rgb, depth = (
+            torch.from_numpy(np.concatenate([one[name] for one in inputs]))
+            for name in (model.spec.rgb.name, model.spec.depth.name)
+        )
+        return np.asarray(model.module(rgb, depth).numpy(), np.float32)
+
+    return Predictor(model.spec, run)
+
+
+def session_predictor(session: Session, spec: ModelSpec) -> Predictor:
+    """A variant of a bundle, one sample after the other."""
+    name = spec.output.name
+    return Predictor(
+        spec, lambda inputs: np.concatenate([session.run(one)[name] for one in inputs])
+    )
+
+
 def score_cases(
-    model: LoadedModel, cases: Iterable[tuple[str, Inputs]], mask: NDArray[np.bool_]
+    model: Predictor, cases: Iterable[tuple[str, Inputs]], mask: NDArray[np.bool_]
 ) -> dict[str, ImageScores]:
     """Score one image with every case of depth, at the size of its mask."""
     names, inputs = zip(*cases, strict=True)
-    outputs = _run(model.module, model.spec, inputs)
     return {
         name: score(saliency_map(output[None], model.spec, mask.shape), mask)
-        for name, output in zip(names, outputs, strict=True)
+        for name, output in zip(names, model.run(inputs), strict=True)
     }
 
 
-@torch.no_grad()
-def _run(module: nn.Module, spec: ModelSpec, inputs: Sequence[Inputs]) -> NDArray[np.float32]:
-    """(n, 1, h, w) outputs of ``n`` inputs."""
-    rgb, depth = (
-        torch.from_numpy(np.concatenate([one[name] for one in inputs]))
-        for name in (spec.rgb.name, spec.depth.name)
-    )
-    return np.asarray(module(rgb, depth).numpy(), np.float32)
-
-
-def evaluate_set(model: LoadedModel, frames: Sequence[RgbdFrame]) -> CaseScores:
+def evaluate_set(model: Predictor, frames: Sequence[RgbdFrame]) -> CaseScores:
     """Every frame with its own depth, without, and with that of the frame half a set away."""
     result: CaseScores = defaultdict(list)
     for index, frame in enumerate(frames):
@@ -177,7 +201,7 @@ def validation_samples(
         yield sample.frame, sample.contrast, photos.read(name).mask > 0
 
 
-def evaluate_validation(model: LoadedModel, data: Path, count: int) -> CaseScores:
+def evaluate_validation(model: Predictor, data: Path, count: int) -> CaseScores:
     """Held-out photographs with generated depth, without, and with the same depth inverted.
 
     Scores with generated depth are also listed by what that depth says of the objects.
@@ -253,7 +277,7 @@ def main(
     json_out: Annotated[Path | None, typer.Option("--json", help="Write all figures.")] = None,
 ) -> None:
     """Evaluate a checkpoint and print a table."""
-    loaded = load_model(model, checkpoint)
+    loaded = torch_predictor(load_model(model, checkpoint))
     results: dict[str, CaseScores] = {}
     if validation:
         results["validation"] = evaluate_validation(loaded, data, validation)

@@ -9,7 +9,7 @@ pytest.importorskip("torch")
 
 from torch import Tensor, nn
 
-from benchmarks.reference.evaluate import evaluate_set, report, with_depth_of
+from benchmarks.reference.evaluate import evaluate_set, report, torch_predictor, with_depth_of
 from edge_fusion.export.models.registry import LoadedModel
 from edge_fusion.runtime.source.demo import DemoSource
 from edge_fusion.spec import ModelSpec
@@ -27,7 +27,7 @@ class DepthAlone(nn.Module):
 
 def test_every_case_of_depth_reaches_the_model(tmp_path: Path) -> None:
     frames = list(DemoSource(frames=4, width=80, height=64, noise="none").frames())
-    model = LoadedModel("test", DepthAlone(), SPEC, None, None)
+    model = torch_predictor(LoadedModel("test", DepthAlone(), SPEC, None, None))
     scores = evaluate_set(model, frames)
     assert {case: len(each) for case, each in scores.items()} == {
         "depth": 4,
