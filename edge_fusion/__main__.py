@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import signal
 import sys
-import traceback
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from typer.core import TyperGroup
 
 from edge_fusion import __version__
-from edge_fusion.dependencies import naming_missing_packages
-from edge_fusion.errors import EdgeFusionError, GateError, InputError
+from edge_fusion.command_line import Backend, BundlePath, Commands, JsonTo, TargetName, terminate
+from edge_fusion.errors import GateError
 
 # Heavy packages, and the wings that need them, are imported inside the command that uses them:
 # `--help` answers at once, and `run` works where torch is not installed.
-
-INTERRUPTED, CLOSED_PIPE, BUG = 130, 141, 70  # as shells and sysexits.h have them
 
 
 class Precision(str, Enum):
@@ -40,39 +34,6 @@ class ExporterName(str, Enum):
     legacy = "legacy"
 
 
-class Commands(TyperGroup):
-    """The commands, with one place that turns an error into a message and an exit status."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command; a deliberate error becomes one message, without a traceback."""
-        try:
-            with naming_missing_packages(ctx.invoked_subcommand):
-                return super().invoke(ctx)
-        except EdgeFusionError as err:
-            if ctx.params.get("debug"):
-                traceback.print_exc()
-            _complain(f"error: {err}")
-            raise typer.Exit(err.exit_code) from err
-        except KeyboardInterrupt as err:
-            _complain("interrupted; nothing half-written was left")
-            raise typer.Exit(INTERRUPTED) from err
-        except BrokenPipeError as err:  # whoever read us has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(CLOSED_PIPE) from err
-        except Exception as err:
-            if type(err).__module__.partition(".")[0] in ("typer", "click"):
-                raise  # its own usage errors and exits
-            if ctx.params.get("debug"):
-                traceback.print_exc()
-            _complain(f"unexpected {type(err).__name__}: {err}; this is a bug: --debug shows where")
-            raise typer.Exit(BUG) from err
-
-
-def _complain(message: str) -> None:
-    console = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
-    console.print(message, style="red", markup=False)
-
-
 app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
@@ -81,33 +42,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit status: 0 done, 1 a gate was missed, 2 bad input, 70 a bug, 130 interrupted.",
 )
-
-
-def _place_for_json(json_to: str | None) -> str | None:
-    """Refuse a place that cannot be written to before any work is done."""
-    if json_to is None or json_to == "-":
-        return json_to
-    path = Path(json_to)
-    if not json_to or path.is_dir() or not path.absolute().parent.is_dir():
-        raise InputError(
-            f"--json {json_to!r}", expected="a file in an existing folder, or - for standard output"
-        )
-    return json_to
-
-
-BundlePath = Annotated[Path, typer.Argument(help="A bundle: its folder or its .tar.")]
-JsonTo = Annotated[
-    str | None,
-    typer.Option(
-        "--json",
-        metavar="FILE",
-        help="Write the result as JSON; '-' is standard output.",
-        callback=_place_for_json,
-    ),
-]
-TargetName = Annotated[
-    str, typer.Option(help="Board and JetPack, such as orin-nano@6.2; see 'targets'.")
-]
 
 
 def _print_version(wanted: bool) -> None:
@@ -225,9 +159,10 @@ def run(
         typer.Argument(help="An overlay video (.mp4) or a folder for masks; nothing if left out."),
     ] = None,
     variant: Annotated[
-        str | None, typer.Option(help="fp32 or int8; the bundle's INT8 where it has one.")
+        str | None,
+        typer.Option(help="fp32, int8, or fp16 as an engine; the bundle's INT8 where it has one."),
     ] = None,
-    backend: Annotated[str, typer.Option(help="ort: ONNX Runtime on the CPU.")] = "ort",
+    backend: Backend = "auto",
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after this many pairs.")] = None,
     json_to: JsonTo = None,
 ) -> None:
@@ -262,7 +197,10 @@ def compare(
         list[str] | None,
         typer.Option(metavar="METRIC=VALUE", help="Fail if INT8 misses this, as iou=0.6."),
     ] = None,
-    backend: Annotated[str, typer.Option(help="ort: ONNX Runtime on the CPU.")] = "ort",
+    variants: Annotated[
+        str, typer.Option(help="What to compare, the reference first: fp32,fp16,int8.")
+    ] = "fp32,int8",
+    backend: Backend = "auto",
     json_to: JsonTo = None,
 ) -> None:
     """Compare FP32 and INT8: accuracy against masks, agreement, latency, size and memory."""
@@ -275,7 +213,9 @@ def compare(
     gates = parse_gates(max_drop or (), require or ())
     if html is not None:
         page_template()  # a missing package is said before the measuring, not after
-    console, options = console_for(json_to), CompareOptions(backend=backend, limit=limit)
+    chosen = tuple(variant.strip() for variant in variants.split(","))
+    options = CompareOptions(variants=chosen, backend=backend, limit=limit)
+    console = console_for(json_to)
     with Steps(console) as steps:
         comparison = compare_bundle(bundle, data, options, steps.named)
     console.print(terminal_table(comparison), verdict(comparison))
@@ -318,7 +258,7 @@ def check(
 ) -> None:
     """Lint a bundle or an ONNX file for a target's TensorRT; errors make the exit status 1."""
     from edge_fusion.console import console_for, emit_json, grid
-    from edge_fusion.export.check import check_path, finding_rows, witness_rows
+    from edge_fusion.export.check import FINDING_COLUMNS, check_path, finding_rows, witness_rows
 
     checks = check_path(path, target, witness=witness)
     console = console_for(json_to)
@@ -326,16 +266,52 @@ def check(
         judged = one.lint
         console.print(f"{name} for {judged.target}, TensorRT {judged.tensorrt}:", style="bold")
         rows = finding_rows(judged)
-        columns = ("rule", "severity", "node", "found", "cure")
-        console.print(grid(columns, rows) if rows else "nothing to remark")
+        console.print(grid(FINDING_COLUMNS, rows) if rows else "nothing to remark")
         if one.witness is not None:
-            columns = ("SM", f"TensorRT-RTX {one.witness.version}", "against the lint")
-            console.print(grid(columns, witness_rows(one)))
+            heard = f"TensorRT-RTX {one.witness.version}"
+            console.print(grid(("SM", heard, "against the lint"), witness_rows(one)))
     emit_json(json_to, {name: one.as_dict() for name, one in checks.items()})
     failed = [name for name, one in checks.items() if not one.ok]
     if failed:
         counts = (f"{len(checks[n].lint.of('error'))} errors in {n}" for n in failed)
         raise GateError(f"check: {', '.join(counts)}")
+
+
+@app.command()
+def doctor(
+    bundle: Annotated[
+        Path | None, typer.Argument(help="A bundle to look at, too: its graphs and engines.")
+    ] = None,
+    evidence: Annotated[
+        Path | None,
+        typer.Option(
+            help="Build every engine of the bundle here, run all of it, and write what came out: "
+            "one JSON file that tells nothing about whose machine it is."
+        ),
+    ] = None,
+    data: Annotated[
+        list[str] | None, typer.Option(help="Pairs for the evidence; invented scenes without.")
+    ] = None,
+    json_to: JsonTo = None,
+) -> None:
+    """Say what this machine is, what it lacks to build and run engines, and the cure."""
+    from edge_fusion.console import Steps, console_for, emit_json, facts_table, grid
+    from edge_fusion.runtime.doctor import REMARK_COLUMNS, examine
+
+    console = console_for(json_to)
+    if evidence is not None:
+        from edge_fusion.export.field import write_field_evidence
+
+        with Steps(console) as steps:
+            write_field_evidence(bundle, evidence, data or (), steps.named)
+        console.print(f"evidence: {evidence}", markup=False)
+    diagnosis = examine(bundle)
+    console.print(facts_table(diagnosis.facts()))
+    rows = diagnosis.rows()
+    console.print(grid(REMARK_COLUMNS, rows) if rows else "nothing to remark")
+    emit_json(json_to, diagnosis.as_dict())
+    if not diagnosis.ok:
+        raise GateError("something stands in the way of engines here; see the errors above")
 
 
 @app.command()
@@ -361,12 +337,18 @@ def targets(
     ] = None,
     json_to: JsonTo = None,
 ) -> None:
-    """List boards with the TensorRT they bring; TOPS are dense INT8, ~ marks a weak source."""
+    """List boards with the TensorRT they bring; TOPS are dense INT8, ~ marks a weak source.
+
+    Of one board its power modes are listed, too.
+    """
     from edge_fusion.console import console_for, emit_json, grid
-    from edge_fusion.target import COLUMNS, list_targets
+    from edge_fusion.target import COLUMNS, MODE_COLUMNS, list_targets, mode_rows
 
     chosen = list_targets(name)
-    console_for(json_to).print(grid(COLUMNS, [one.cells() for one in chosen]))
+    console = console_for(json_to)
+    console.print(grid(COLUMNS, [one.cells() for one in chosen]))
+    if name and (rows := mode_rows(chosen)):
+        console.print(grid(MODE_COLUMNS, rows))
     emit_json(json_to, [one.model_dump(mode="json") for one in chosen])
 
 
@@ -384,13 +366,9 @@ def sources(json_to: JsonTo = None) -> None:
     emit_json(json_to, options)
 
 
-def _terminate(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
-
-
 def main() -> None:
     """Run the command line; SIGTERM cleans up like Ctrl-C."""
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, terminate)
     app(prog_name="edge-fusion")
 
 

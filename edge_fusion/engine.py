@@ -189,6 +189,19 @@ def list_engines(bundle: Bundle) -> list[EngineRecord]:
     return sorted(records, key=lambda record: record.created_utc, reverse=True)
 
 
+def read_engine(bundle: Bundle, key: str) -> Engine | None:
+    """The engine of one key, whole and unchanged; None where there is none.
+
+    Raises:
+        EngineError: Its record or plan is damaged or was changed.
+    """
+    folder = engine_folder(bundle, key)
+    if not (folder / RECORD_NAME).is_file():
+        return None
+    record = _read_record(folder)
+    return Engine(record, _read_plan(folder, record), folder)
+
+
 def find_engine(bundle: Bundle, precision: EnginePrecision, device: EngineDevice) -> Engine:
     """The engine of one precision that was built on this device from this bundle's model.
 
@@ -206,6 +219,8 @@ def find_engine(bundle: Bundle, precision: EnginePrecision, device: EngineDevice
     """
     records = [r for r in list_engines(bundle) if r.options.precision == precision]
     build = f"edge-fusion build {bundle.path} --precision {precision}"
+    if not bundle.path.is_dir():
+        build = f"tar -xf {bundle.path} -C FOLDER, then edge-fusion build FOLDER"
     if not records:
         raise EngineError(f"{bundle.path} has no {precision} engine", cure=f"run: {build}")
     differences = [_difference(bundle, record, device) for record in records]
@@ -246,7 +261,9 @@ def write_engine(bundle: Bundle, record: EngineRecord, plan: bytes, layers: str)
 def _folders(bundle: Bundle) -> Iterator[Path]:
     root = bundle.path / ENGINES
     if bundle.path.is_dir() and root.is_dir():
-        yield from (p for p in sorted(root.iterdir()) if (p / RECORD_NAME).is_file())
+        # A hidden folder is one that was being written when its writer was killed.
+        folders = (p for p in sorted(root.iterdir()) if not p.name.startswith("."))
+        yield from (p for p in folders if (p / RECORD_NAME).is_file())
 
 
 def _read_record(folder: Path) -> EngineRecord:
@@ -262,6 +279,10 @@ def _read_record(folder: Path) -> EngineRecord:
         raise EngineError(f"{path} is damaged", got=first_problem(err), cure=again) from err
     if record.key != engine_key(record.model_sha256, record.device, record.options):
         raise EngineError(f"{path} was changed: its key is not that of its fields", cure=again)
+    if folder.name != record.key:
+        raise EngineError(
+            f"{path} is not of this folder", expected=folder.name, got=record.key, cure=again
+        )
     return record
 
 

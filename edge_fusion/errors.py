@@ -10,8 +10,9 @@
     │   ├── SourceError              a folder, camera or recording of pairs
     │   ├── CalibrationError         a calibration set
     │   ├── BundleError              a bundle: missing, damaged, of a newer schema
+    │   ├── EngineError                  a plan: missing, damaged, built elsewhere
     │   └── TargetError              a board or JetPack we do not know
-    ├── StepError                    a step of the road failed: fold, trace, quantize, parity ...
+    ├── StepError                    a step of the road failed: fold, trace, parity, engine ...
     ├── SessionError                 an inference backend failed
     ├── OutputError                  a result could not be written
     ├── MissingDependencyError       a package this command needs is not installed
@@ -81,7 +82,7 @@ class TargetError(InputError):
 
 
 class StepError(EdgeFusionError):
-    """A step of the road failed: fold, trace, simplify, quantize, legalise or parity."""
+    """A step of the road failed: fold, trace, simplify, quantize, legalise, parity or engine."""
 
 
 class SessionError(EdgeFusionError):

@@ -2,14 +2,16 @@
 
 A target is written ``board@software``: ``orin-nano@6.2`` is an Orin Nano under JetPack 6.2,
 ``x86-gpu@10.13`` a desktop GPU with TensorRT 10.13.  The facts are in ``targets.json``; figures
-from memory or derived by a formula are named in ``Target.weak``.
+from memory or derived by a formula are named in ``Target.weak``.  Power modes are those of the
+boards' own ``nvpmodel.conf``: they switch SMs off as well as slowing clocks, so that a latency
+without its mode means nothing.
 """
 
 from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Literal
@@ -22,6 +24,7 @@ Flavour = Literal["strong", "weak"]
 Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8", "int4", "fp8", "fp4"]
 
 _FIRST_STRONG: Version = (10,)  # TensorRT 10 brought strongly typed networks
+_INT8_PER_CLOCK = {"tegra234": 4096}  # dense INT8 operations of one SM per clock, FP16 half of it
 
 
 class Software(Record):
@@ -44,6 +47,26 @@ class Software(Record):
     weak: tuple[str, ...] = ()
 
 
+class PowerMode(Record):
+    """One of a board's power modes.
+
+    Attributes:
+        name: As ``nvpmodel -q`` prints it, such as ``MAXN_SUPER``.
+        sm_count: Streaming multiprocessors that are on.
+        gpu_mhz: Highest GPU clock the mode allows, MHz.
+        tpc_mask: The bit mask of switched-off TPCs (pairs of SMs); None where unknown.
+        default: Whether a freshly flashed board is in it.
+        weak: Names of the fields above whose source is weak.
+    """
+
+    name: str
+    sm_count: int
+    gpu_mhz: int
+    tpc_mask: int | None = None
+    default: bool = False
+    weak: tuple[str, ...] = ()
+
+
 class Figures(Record):
     """Peak figures of a board from one JetPack on: Super modes came with JetPack 6.2."""
 
@@ -52,14 +75,20 @@ class Figures(Record):
     int8_tops: float | None
     fp16_tflops: float | None
     bandwidth_gbs: float | None
+    modes: tuple[PowerMode, ...] = ()
     weak: tuple[str, ...] = ()
 
 
 class Board(Record):
-    """One board: its silicon, the software it runs and its peak figures."""
+    """One board: its silicon, the software it runs and its peak figures.
+
+    ``parts`` are the part numbers under which a device tree names it: the model in words is free
+    text that carriers write, and sometimes the name of another module.
+    """
 
     title: str
     soc: str | None
+    parts: tuple[str, ...] = ()
     sm: str | None
     sm_count: int | None
     ram_gb: float | None
@@ -102,6 +131,7 @@ class Target(Record):
         bandwidth_gbs: Memory bandwidth, GB/s.
         dla_cores: Deep-learning accelerators on the chip.
         precisions: What the GPU can compute in.
+        modes: Its power modes, slowest GPU first; empty where they are not known.
         weak: Names of the fields above whose source is memory or derivation.
     """
 
@@ -123,6 +153,7 @@ class Target(Record):
     bandwidth_gbs: float | None
     dla_cores: int
     precisions: tuple[Precision, ...]
+    modes: tuple[PowerMode, ...] = ()
     weak: tuple[str, ...] = ()
 
     @property
@@ -158,8 +189,38 @@ class Target(Record):
         """``strong`` where precision lives in the graph (TensorRT 10 and later), else ``weak``."""
         return "strong" if self.tensorrt >= _FIRST_STRONG else "weak"
 
+    def mode_tops(self, mode: PowerMode) -> float | None:
+        """Dense INT8 peak of one power mode, 10^12 operations per second; FP16 is half of it.
+
+        None where the chip's rate per clock is not known.
+
+        Example:
+            >>> nano = parse_target("orin-nano@6.2")
+            >>> [f"{mode.name} {nano.mode_tops(mode):.0f}" for mode in nano.modes]
+            ['7W 7', '15W 20', '25W 30', 'MAXN_SUPER 33']
+        """
+        rate = _INT8_PER_CLOCK.get(self.soc or "")
+        return None if rate is None else mode.sm_count * mode.gpu_mhz * rate * 1e-6
+
+    def mode_cells(self) -> list[tuple[str, ...]]:
+        """Rows under :data:`MODE_COLUMNS`; ``~`` marks figures whose source is weak."""
+
+        def row(mode: PowerMode) -> tuple[str, ...]:
+            marked = {
+                field: f"{getattr(mode, field)}{'~' if field in mode.weak else ''}"
+                for field in ("sm_count", "gpu_mhz")
+            }
+            tops = self.mode_tops(mode)
+            mark = "~" if mode.weak else ""
+            peaks = ["-" if x is None else f"{x:.1f}{mark}" for x in (tops, tops and tops / 2)]
+            mask = "-" if mode.tpc_mask is None else str(mode.tpc_mask)
+            return (self.name, mode.name, *marked.values(), mask, *peaks, "*" * mode.default)
+
+        return [row(mode) for mode in self.modes]
+
 
 COLUMNS = ("target", "board", "TensorRT", "opset", "SM", "TOPS", "RAM GB", "GB/s", "DLA")
+MODE_COLUMNS = ("from", "power mode", "SMs", "MHz", "TPC mask", "TOPS", "FP16 TFLOPS", "default")
 
 
 def parse_target(text: str) -> Target:
@@ -215,6 +276,54 @@ def all_targets() -> tuple[Target, ...]:
     return tuple(target for board in _table().boards for target in list_targets(board))
 
 
+def mode_rows(targets: Iterable[Target]) -> list[tuple[str, ...]]:
+    """The power modes of targets under :data:`MODE_COLUMNS`, each set where it first appears.
+
+    Example:
+        >>> [row[:2] for row in mode_rows(list_targets("orin-nano"))][:3]
+        [('orin-nano@5.1', '7W'), ('orin-nano@5.1', '15W'), ('orin-nano@6.2', '7W')]
+    """
+    seen: set[tuple[str, tuple[str, ...]]] = set()
+    rows = []
+    for target in targets:
+        kind = (target.board, tuple(mode.model_dump_json() for mode in target.modes))
+        if kind not in seen:
+            seen.add(kind)
+            rows += target.mode_cells()
+    return rows
+
+
+def jetpack_of(l4t: str) -> str | None:
+    """The JetPack release that an L4T version belongs to; None where the table has none.
+
+    Args:
+        l4t: Such as ``36.4.3``; trailing zeros do not matter.
+
+    Example:
+        >>> jetpack_of("36.4.3"), jetpack_of("36.3.0"), jetpack_of("38.2.2"), jetpack_of("36.9")
+        ('6.2', '6.0', '7.0', None)
+    """
+    wanted = _padded(l4t)
+    for software in _table().software["jetpack"].values():
+        for release, versions in software.releases.items():
+            for known in versions:
+                # An entry of two numbers, such as 38.2, stands for all its patch releases.
+                if wanted[: known.count(".") + 1] == _padded(known)[: known.count(".") + 1]:
+                    return release
+    return None
+
+
+def board_of(parts: Iterable[str]) -> str | None:
+    """The board that one of the part numbers names, such as ``p3767-0005``; None if none does.
+
+    Example:
+        >>> board_of(["p3768-0000", "p3767-0005"])
+        'orin-nano'
+    """
+    named = set(parts)
+    return next((name for name, row in _table().boards.items() if named & set(row.parts)), None)
+
+
 def _target(name: str, board: Board, known: Mapping[str, Software], release: str) -> Target:
     kind = {"jetpack": "JetPack", "tensorrt": "TensorRT"}[board.runs]
     lines = {patch: line for line in board.software for patch in known[line].releases}
@@ -242,6 +351,7 @@ def _target(name: str, board: Board, known: Mapping[str, Software], release: str
         bandwidth_gbs=figures.bandwidth_gbs,
         dla_cores=board.dla_cores,
         precisions=board.precisions,
+        modes=figures.modes,
         weak=(*board.weak, *figures.weak, *software.weak),
     )
 
@@ -255,6 +365,14 @@ def _unknown(what: str, got: str, known: Mapping[str, object], board: str) -> Ta
         got=repr(got),
         cure=f"did you mean {prefix}{close[0]}?" if close else "choose one of these",
     )
+
+
+def _padded(text: str) -> Version:
+    """Three numbers of a version that may have fewer; nothing where it is no version."""
+    parts = text.split(".")
+    if not all(part.isascii() and part.isdecimal() for part in parts):
+        return ()
+    return (*map(int, parts), 0, 0)[:3]
 
 
 def _version(text: str) -> Version:

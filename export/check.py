@@ -15,6 +15,8 @@ from .lint import LintReport, lint
 from .load import parse_onnx, read_onnx
 from .witness import Disagreement, WitnessReport, compare_with_lint, witness_all
 
+FINDING_COLUMNS = ("rule", "severity", "node", "found", "cure")
+
 
 @dataclass(frozen=True, slots=True)
 class GraphCheck:
@@ -98,7 +100,7 @@ def _graphs(path: Path, target: Target) -> dict[str, onnx.ModelProto]:
 
 
 def finding_rows(report: LintReport) -> list[tuple[str, str, str, str, str]]:
-    """The findings as cells: rule, severity, node, what was found, cure.
+    """The findings as cells under :data:`FINDING_COLUMNS`.
 
     Example:
         >>> finding_rows(LintReport("orin-nano", "10.3", ()))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -26,11 +26,11 @@ from edge_fusion.preprocess import prepare, saliency_map
 from edge_fusion.spec import ModelSpec
 
 from .comparison import Comparison, Difference, ImageResult, SetResult, VariantCost
-from .latency import KERNELS, UNSTATED, Kernels, Latency, measure_latency
+from .latency import Kernels, Latency, kernels_of, measure_latency
 from .machine import machine_state
 from .memory_probe import peak_memory
 from .panels import PanelPicker, draw_pictures
-from .session import Session, open_session
+from .session import Execution, Session, choose_backend, execution_of, open_session
 from .source.base import StoredSource
 from .source.uri import open_stored
 
@@ -44,7 +44,7 @@ class CompareOptions:
     """What to compare and how hard to measure.
 
     Attributes:
-        variants: The reference first, then what is held against it.
+        variants: The reference first, then what is held against it; on TensorRT ``fp16`` too.
         backend: Where they run; see :func:`edge_fusion.runtime.session.open_session`.
         limit: Pairs taken from each set, from its start; None takes all.
         warmup: Untimed runs of each variant before the timed ones.
@@ -61,7 +61,7 @@ class CompareOptions:
     """
 
     variants: tuple[str, ...] = ("fp32", "int8")
-    backend: str = "ort"
+    backend: str = "auto"
     limit: int | None = None
     warmup: int = 5
     repeats: int = 50
@@ -133,6 +133,7 @@ def compare(
         InputError: There is no pair, or the bundle lacks a variant.
         SourceError: A set cannot be read.
         FrameError: A pair is unusable, or a variant's output is not a saliency map.
+        EngineError: On TensorRT, a variant has no engine that belongs to this device.
         SessionError: A backend failed.
 
     Example:
@@ -140,6 +141,8 @@ def compare(
         >>> found.pooled.differences["int8"].mean_abs  # doctest: +SKIP
         0.0006
     """
+    if options.backend == "auto":
+        options = replace(options, backend=choose_backend(bundle, options.variants[0], "auto"))
     lengths = _check_request(bundle, sources, options)
     report = progress or (lambda done, total, what: None)
     machine = machine_state()
@@ -159,10 +162,11 @@ def compare(
         report(0, 1, "latency")
         latency = _latency(sessions, sources, lengths, model, options)
         report(1, 1, "latency")
+        executions = {variant: execution_of(session) for variant, session in sessions.items()}
     costs = {}
     for done, variant in enumerate(options.variants):
         report(done, len(options.variants), "memory")
-        costs[variant] = _cost(bundle, variant, options)
+        costs[variant] = _cost(bundle, variant, options, executions[variant])
     report(len(costs), len(costs), "memory")
     return Comparison(
         created_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -188,7 +192,7 @@ def _check_request(
 ) -> list[int]:
     """Refuse what cannot work before anything is loaded; the number of pairs of each set."""
     missing = [variant for variant in options.variants if variant not in bundle.variants]
-    if missing:
+    if missing and options.backend != "trt":  # there the engines count, and opening them tells
         raise InputError(
             f"bundle {bundle.path} has no variant {' and no variant '.join(missing)}",
             expected=" and ".join(options.variants),
@@ -283,11 +287,15 @@ def _latency(
         model,
         warmup=options.warmup,
         repeats=options.repeats,
-        kernels=options.kernels or KERNELS.get(options.backend, UNSTATED),
+        kernels=options.kernels or kernels_of(sessions, options.backend),
     )
 
 
-def _cost(bundle: Bundle, variant: str, options: CompareOptions) -> VariantCost:
+def _cost(
+    bundle: Bundle, variant: str, options: CompareOptions, execution: Execution | None
+) -> VariantCost:
     memory = peak_memory(bundle.path, variant, options.backend) if options.memory else None
+    if execution is not None:
+        return VariantCost(file_bytes=execution.plan_bytes, memory=memory)
     entry = bundle.manifest.files[bundle.manifest.variants[variant]]
     return VariantCost(file_bytes=entry.size_bytes, memory=memory)

@@ -9,13 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_fusion.bundle import Bundle
-from edge_fusion.errors import FrameError, SessionError
+from edge_fusion.errors import BundleError, FrameError, SessionError
 from edge_fusion.preprocess import activate
 from edge_fusion.spec import ModelSpec
 
 from .session import Session
 
 Plane = NDArray[np.float32]
+
+# FP16 is a way to compute the FP32 model: it has no outputs of its own to be held against.
+_REFERENCES = {"fp16": "fp32"}
+_FP16_OVER_FP32 = 2  # for bundles that state no tolerance for FP16
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,18 +43,19 @@ def check_golden(bundle: Bundle, session: Session, variant: str) -> GoldenCheck:
     Args:
         bundle: The bundle the session was opened from.
         session: An open session of that variant, on any backend.
-        variant: ``fp32`` or ``int8``.
+        variant: ``fp32``, ``int8``, or ``fp16``, which is held against the outputs of FP32.
 
     Returns:
         The mean absolute difference of saliency over all golden samples, in 0..1.
 
     Raises:
         SessionError: The session refused an input.
-        BundleError: The golden file is damaged or misses this variant.
+        BundleError: The golden file is damaged, or the bundle has no such variant.
     """
+    tolerance = golden_tolerance(bundle, variant)
     golden = bundle.golden()
     spec = bundle.manifest.model
-    expected = golden[f"output.{variant}"]
+    expected = golden[f"output.{_REFERENCES.get(variant, variant)}"]
     differences = []
     for index, wanted in enumerate(expected):
         feed = {
@@ -68,8 +73,26 @@ def check_golden(bundle: Bundle, session: Session, variant: str) -> GoldenCheck:
         variant,
         len(expected),
         float(np.mean(differences)),
-        bundle.manifest.golden.mean_abs_tolerance[variant],
+        tolerance,
     )
+
+
+def golden_tolerance(bundle: Bundle, variant: str) -> float:
+    """Largest mean absolute difference of saliency that a variant may have, 0..1.
+
+    Raises:
+        BundleError: The bundle has no such variant.
+    """
+    tolerances = bundle.manifest.golden.mean_abs_tolerance
+    reference = _REFERENCES.get(variant, variant)
+    if reference not in bundle.variants:
+        raise BundleError(
+            f"bundle {bundle.path} has no golden outputs for '{variant}'",
+            expected=" or ".join(bundle.variants),
+        )
+    if reference != variant and variant not in tolerances:
+        return _FP16_OVER_FP32 * tolerances[reference]
+    return tolerances[variant]
 
 
 def _distance(got: Plane, wanted: Plane, spec: ModelSpec) -> float:

@@ -21,7 +21,7 @@ from edge_fusion.frame import RgbdFrame
 from edge_fusion.preprocess import Inputs, prepare, saliency_map
 from edge_fusion.spec import ModelSpec
 
-from .session import Session, Tensors
+from .session import Session, Tensors, execution_of
 from .timing import LatencySummary
 
 BLOCK = 5  # timed runs of one variant before the next one's turn
@@ -45,8 +45,17 @@ class Kernels:
 
 KERNELS: dict[str, Kernels] = {
     "ort": Kernels("ONNX Runtime on the CPU with Q/DQ run literally in float", integer=False),
+    "trt": Kernels("TensorRT engine built on this device", integer=True),
 }
 UNSTATED = Kernels("kernels that the backend does not state", integer=False)
+
+
+def kernels_of(sessions: Mapping[str, Session], backend: str) -> Kernels:
+    """What the sessions compute with: what the backend does, and how they run their engines."""
+    known = KERNELS.get(backend, UNSTATED)
+    found = [execution_of(session) for session in sessions.values()]
+    texts = dict.fromkeys(one.text for one in found if one is not None)
+    return Kernels("; ".join((known.text, *texts)), known.integer and "int8" in sessions)
 
 
 @dataclass(frozen=True, slots=True)

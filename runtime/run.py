@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from edge_fusion.bundle import Bundle
 
 from .latency import KERNELS
 from .ledger import FrameRecord, StreamSummary
-from .session import open_session
+from .session import Execution, choose_backend, execution_of, open_session
 from .sink.open import open_sink
 from .source.uri import open_source
 from .stream import StreamOptions, stream
@@ -25,8 +25,9 @@ class RunOptions:
         bundle: A bundle's folder or ``.tar``.
         source: A folder or source URI.
         sink: Overlay video, folder for masks, or None.
-        variant: ``fp32`` or ``int8``; None takes INT8 where the bundle has it.
-        backend: A key of :data:`~edge_fusion.runtime.session.BACKENDS`.
+        variant: ``fp32``, ``int8``, or on TensorRT ``fp16``; None takes INT8 where the bundle
+            has it.
+        backend: See :func:`edge_fusion.runtime.session.open_session`.
         limit: Stop after this many pairs.
     """
 
@@ -34,23 +35,33 @@ class RunOptions:
     source: str
     sink: str | None = None
     variant: str | None = None
-    backend: str = "ort"
+    backend: str = "auto"
     limit: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What was run and how it went."""
+    """What was run and how it went.
+
+    Attributes:
+        bundle: Path of the bundle.
+        variant: The variant that ran.
+        backend: The backend that was used, never ``auto``.
+        summary: The stream's figures.
+        execution: How an engine ran; None on ONNX Runtime.
+    """
 
     bundle: str
     variant: str
     backend: str
     summary: StreamSummary
+    execution: Execution | None = None
 
     def as_dict(self) -> dict[str, object]:
         """The run as JSON-ready values: what was used, then the figures of the stream."""
         used = {"bundle": self.bundle, "variant": self.variant, "backend": self.backend}
-        return {**used, **self.summary.as_dict()}
+        execution = asdict(self.execution) if self.execution else None
+        return {**used, "execution": execution, **self.summary.as_dict()}
 
 
 def default_variant(bundle: Bundle) -> str:
@@ -73,6 +84,7 @@ def run_bundle(
     Raises:
         InputError: ``limit`` is below 1.
         BundleError: The bundle is damaged or has no such variant.
+        EngineError: No engine of it belongs to this device.
         SourceError: The source cannot be opened, or not one pair of it was usable.
         SessionError: The backend refused the model.
         OutputError: The sink could not be written.
@@ -80,8 +92,9 @@ def run_bundle(
     stream_options = StreamOptions(limit=options.limit)  # refuses before anything is opened
     bundle = Bundle.read(options.bundle)
     variant = options.variant or default_variant(bundle)
+    backend = choose_backend(bundle, variant, options.backend)
     source = open_source(options.source, masks=False)
-    with closing(open_session(bundle, variant, options.backend)) as session:
+    with closing(open_session(bundle, variant, backend)) as session:
         sinks = [open_sink(options.sink)] if options.sink else []
         summary = stream(
             session,
@@ -91,14 +104,16 @@ def run_bundle(
             stream_options,
             on_frame,
         )
-    return Run(str(options.bundle), variant, options.backend, summary)
+        execution = execution_of(session)
+    return Run(str(options.bundle), variant, backend, summary, execution)
 
 
 def run_facts(run: Run) -> dict[str, str]:
     """What a person wants to know about a run first, by name."""
     summary = run.summary
+    how = run.execution.text if run.execution else KERNELS[run.backend].text
     facts = {
-        "ran": f"{run.variant} of {run.bundle} on {run.backend}: {KERNELS[run.backend].text}",
+        "ran": f"{run.variant} of {run.bundle} on {run.backend}: {how}",
         "source": summary.source,
         "frames": f"{summary.frames} of {summary.captured} captured, {summary.stopped}",
         "rate": f"{summary.fps:.1f} fps over {summary.wall_s:.1f} s",

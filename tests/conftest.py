@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import cv2
 import numpy as np
@@ -13,9 +16,12 @@ import pytest
 
 from edge_fusion.bundle import GOLDEN_NAME, Bundle, write_bundle
 from edge_fusion.manifest import Golden, Manifest, Origin
+from edge_fusion.runtime import cuda
 from edge_fusion.runtime.ort import OrtSession
 from edge_fusion.runtime.source.demo import DemoSource
 from edge_fusion.spec import ModelSpec
+from tests.fakes.cudart import FakeCuda
+from tests.fakes.tensorrt_api import ORIN, Gpu, make_tensorrt
 
 MODELS = Path(__file__).parent / "models"
 TINY = ModelSpec(name="tiny", height=32, width=32)
@@ -76,6 +82,34 @@ def tiny_bundle(tmp_path: Path, tiny_models: dict[str, bytes]) -> Bundle:
     )
     files = {f"model.{name}.onnx": data for name, data in tiny_models.items()}
     return write_bundle(tmp_path / "tiny", manifest, {**files, GOLDEN_NAME: buffer.getvalue()})
+
+
+@pytest.fixture
+def fake_tensorrt(monkeypatch: pytest.MonkeyPatch) -> Callable[..., ModuleType]:
+    """``fake_tensorrt(version, gpu)`` makes ``import tensorrt`` find a fake for one test."""
+
+    def install(version: str = "10.3", gpu: Gpu | None = ORIN) -> ModuleType:
+        module = make_tensorrt(version, gpu)
+        monkeypatch.setitem(sys.modules, "tensorrt", module)
+        return module
+
+    return install
+
+
+@pytest.fixture
+def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., FakeCuda]]:
+    """``fake_cuda(integrated=True, ...)`` makes ``Cuda.load()`` give one fake; no leak passes."""
+    made: list[FakeCuda] = []
+
+    def install(**options: object) -> FakeCuda:
+        made.append(FakeCuda(**options))  # type: ignore[arg-type]
+        monkeypatch.setattr(cuda.Cuda, "load", lambda: made[-1])
+        monkeypatch.setattr(cuda, "missing_gpu", lambda: "")
+        return made[-1]
+
+    yield install
+    for one in made:
+        one.close()
 
 
 @pytest.fixture

@@ -27,7 +27,8 @@ check() { # version, numpy requirement, OpenCV requirement
   echo "runtime-only tests under Python $1:"
   "$env/bin/python" -c 'import numpy, cv2; print("numpy", numpy.__version__, "cv2", cv2.__version__)'
   "$env/bin/python" -m pytest -q -m 'not export' \
-    tests/edge_fusion tests/runtime tests/calibration tests/test_cli.py tests/test_face.py
+    tests/edge_fusion tests/runtime tests/calibration tests/test_cli.py tests/test_face.py \
+    tests/export/test_engine*.py tests/export/test_serving.py tests/export/test_trtexec.py
 }
 
 check 3.10 'numpy==1.26.4' 'opencv-python-headless<4.12'

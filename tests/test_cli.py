@@ -128,7 +128,7 @@ def test_a_flipped_byte_is_found_before_anything_runs(tiny_bundle: Bundle) -> No
         (("run", "nowhere", DEMO), "no bundle at nowhere; make one: edge-fusion build"),
         (("targets", "orin-nona"), "did you mean orin-nano"),
         (("run", "{bundle}", "nosuch://x"), "unknown scheme 'nosuch'"),
-        (("run", "{bundle}", DEMO, "--variant", "fp16"), "no variant 'fp16'"),
+        (("run", "{bundle}", DEMO, "--variant", "fp16"), "can only run as a TensorRT engine"),
         (("run", "{bundle}", DEMO, "--backend", "tpu"), "no such backend"),
         (("build", "m", "-o", "{bundle}"), "already holds a bundle.*--force"),
     ],

@@ -111,7 +111,7 @@ class TrainOptions:
 PHOTOGRAPHS = replace(
     TrainOptions(),
     minutes=45.0,
-    batch=20,
+    batch=24,
     sizes=(128, 160, 256),
     shares=(0.45, 0.30, 0.25),
     mixed=True,
@@ -120,6 +120,10 @@ PHOTOGRAPHS = replace(
     ema=0.995,
     half=True,
     save_minutes=6.0,
+)
+#: What differs when going on from a checkpoint: near the final size, in smaller steps.
+RESUMED = replace(
+    PHOTOGRAPHS, batch=12, sizes=(192, 224, 256), shares=(0.35, 0.25, 0.40), learning_rate=7e-4
 )
 
 
@@ -318,7 +322,7 @@ def main(
 ) -> None:
     """Train, evaluate on unseen procedural scenes and save the averaged weights in FP16."""
     console = Console(highlight=False)
-    base = PHOTOGRAPHS if data else TrainOptions()
+    base = (RESUMED if resume else PHOTOGRAPHS) if data else TrainOptions()
     options = replace(
         base,
         model=model,

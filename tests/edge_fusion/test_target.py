@@ -7,7 +7,16 @@ import json
 import pytest
 
 from edge_fusion.errors import TargetError
-from edge_fusion.target import Target, all_targets, list_targets, parse_target
+from edge_fusion.target import (
+    MODE_COLUMNS,
+    Target,
+    all_targets,
+    board_of,
+    jetpack_of,
+    list_targets,
+    mode_rows,
+    parse_target,
+)
 
 
 @pytest.mark.parametrize(
@@ -111,3 +120,101 @@ def test_what_is_unknown_is_answered_with_what_is_known(text: str, parts: list[s
         parse_target(text)
     for part in parts:
         assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("target", "mode", "sms", "mhz", "tops"),
+    [
+        # the same watts differ between boards, and 25 W of an Orin NX clocks below its 15 W
+        ("orin-nano@6.2", "MAXN_SUPER", 8, 1020, 33.4),
+        ("orin-nano@6.2", "25W", 8, 918, 30.1),
+        ("orin-nano@6.2", "7W", 4, 408, 6.7),
+        ("orin-nano@6.0", "15W", 8, 625, 20.5),
+        ("orin-nx-16gb@6.2", "15W", 4, 612, 10.0),
+        ("orin-nx-16gb@6.2", "25W", 8, 408, 13.4),
+        ("orin-nx-16gb@6.2", "40W", 8, 1173, 38.4),
+        ("agx-orin-64gb@6.2", "MODE_15W", 6, 408, 10.0),
+        ("agx-orin-64gb@6.2", "MAXN", 16, 1300, 85.2),
+    ],
+)
+def test_power_modes_change_the_number_of_sms_and_the_clock(
+    target: str, mode: str, sms: int, mhz: int, tops: float
+) -> None:
+    board = parse_target(target)
+    found = next(one for one in board.modes if one.name == mode)
+    assert (found.sm_count, found.gpu_mhz) == (sms, mhz)
+    assert board.mode_tops(found) == pytest.approx(tops, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    "target", [t for t in all_targets() if t.modes], ids=lambda target: target.name
+)
+def test_power_modes_agree_with_their_masks_and_the_board(target: Target) -> None:
+    """An Orin has eight TPCs of two SMs each; a set bit of the mask is one switched off."""
+    for mode in target.modes:
+        if mode.tpc_mask is not None:
+            assert mode.sm_count == 2 * (8 - mode.tpc_mask.bit_count()), mode.name
+        assert set(mode.weak) <= set(type(mode).model_fields)
+    assert sum(mode.default for mode in target.modes) == 1
+    assert len({mode.name for mode in target.modes}) == len(target.modes)
+    fastest = target.modes[-1]
+    assert (fastest.sm_count, fastest.gpu_mhz) == (target.sm_count, target.max_mhz)
+    tops = [target.mode_tops(mode) or 0 for mode in target.modes]
+    assert tops == sorted(tops)
+
+
+def test_boards_without_a_source_have_no_power_modes() -> None:
+    assert {t.board for t in all_targets() if not t.modes} == {
+        "agx-xavier",
+        "thor-t4000",
+        "thor-t5000",
+        "x86-gpu",
+        "xavier-nx",
+    }
+
+
+def test_power_modes_are_shown_once_for_each_set_of_them() -> None:
+    rows = mode_rows(list_targets("orin-nano"))
+    assert [row[:2] for row in rows] == [
+        ("orin-nano@5.1", "7W"),
+        ("orin-nano@5.1", "15W"),
+        ("orin-nano@6.2", "7W"),
+        ("orin-nano@6.2", "15W"),
+        ("orin-nano@6.2", "25W"),
+        ("orin-nano@6.2", "MAXN_SUPER"),
+    ]
+    assert rows[4] == ("orin-nano@6.2", "25W", "8", "918", "240", "30.1", "15.0", "*")
+    assert rows[2] == ("orin-nano@6.2", "7W", "4~", "408~", "-", "6.7~", "3.3~", "")
+    assert {len(row) for row in rows} == {len(MODE_COLUMNS)}
+    assert mode_rows(list_targets("thor-t5000")) == []
+
+
+@pytest.mark.parametrize(
+    ("l4t", "jetpack"),
+    [
+        ("35.2.1", "5.1"),
+        ("36.3.0", "6.0"),  # the table says 36.3
+        ("36.3", "6.0"),
+        ("36.4.0", "6.1"),
+        ("36.4", "6.1"),
+        ("36.4.3", "6.2"),
+        ("36.4.7", "6.2.1"),
+        ("38.2.2", "7.0"),  # every patch release of 38.2
+        ("38.4.0", "7.1"),
+        ("39.2.1", "7.2.1"),
+        ("36.4.9", None),
+        ("32.7.1", None),
+        ("", None),
+        ("36.x", None),
+    ],
+)
+def test_jetpack_follows_from_l4t(l4t: str, jetpack: str | None) -> None:
+    assert jetpack_of(l4t) == jetpack
+
+
+def test_part_numbers_name_one_board_each() -> None:
+    assert board_of(["p3768-0000", "p3767-0005"]) == "orin-nano"
+    assert board_of(["p3767-0000"]) == "orin-nx-16gb"
+    assert board_of(["p3834-0008"]) == "thor-t5000"
+    assert board_of(["p9999-0000"]) is None
+    assert board_of([]) is None

@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 from types import ModuleType
+from typing import TYPE_CHECKING
 
-import onnx
 import pytest
 
-from edge_fusion.export.simplify import simplify
-from edge_fusion.export.trace import trace
-from tests.export import tiny as tiny_networks
+if TYPE_CHECKING:
+    import onnx
+
+# Imported by the fixtures that need them: engines are tested where torch and onnx are absent.
 
 
 @pytest.fixture(scope="session")
 def tiny() -> ModuleType:
     """The module of tiny networks, graphs and samples."""
+    from tests.export import tiny as tiny_networks
+
     return tiny_networks
 
 
 @pytest.fixture(scope="session")
-def traced() -> onnx.ModelProto:
+def traced(tiny: ModuleType) -> onnx.ModelProto:
     """The tiny network, traced; not to be changed."""
-    return trace(tiny_networks.two_stream(), tiny_networks.SPEC)
+    from edge_fusion.export.trace import trace
+
+    return trace(tiny.two_stream(), tiny.SPEC)
 
 
 @pytest.fixture(scope="session")
-def simplified(traced) -> onnx.ModelProto:
+def simplified(traced: onnx.ModelProto) -> onnx.ModelProto:
     """The same, simplified; not to be changed."""
+    from edge_fusion.export.simplify import simplify
+
     return simplify(traced).model

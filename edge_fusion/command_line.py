@@ -1,0 +1,90 @@
+"""What every command shares: one way to end, one set of options, one place for JSON."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+from edge_fusion.dependencies import naming_missing_packages
+from edge_fusion.errors import EdgeFusionError, InputError
+
+INTERRUPTED, CLOSED_PIPE, BUG = 130, 141, 70  # as shells and sysexits.h have them
+
+
+class Commands(TyperGroup):
+    """The commands, with one place that turns an error into a message and an exit status."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; a deliberate error becomes one message, without a traceback."""
+        try:
+            with naming_missing_packages(ctx.invoked_subcommand):
+                return super().invoke(ctx)
+        except EdgeFusionError as err:
+            if ctx.params.get("debug"):
+                traceback.print_exc()
+            _complain(f"error: {err}")
+            raise typer.Exit(err.exit_code) from err
+        except KeyboardInterrupt as err:
+            _complain("interrupted; nothing half-written was left")
+            raise typer.Exit(INTERRUPTED) from err
+        except BrokenPipeError as err:  # whoever read us has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(CLOSED_PIPE) from err
+        except Exception as err:
+            if type(err).__module__.partition(".")[0] in ("typer", "click"):
+                raise  # its own usage errors and exits
+            if ctx.params.get("debug"):
+                traceback.print_exc()
+            _complain(f"unexpected {type(err).__name__}: {err}; this is a bug: --debug shows where")
+            raise typer.Exit(BUG) from err
+
+
+def _complain(message: str) -> None:
+    console = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
+    console.print(message, style="red", markup=False)
+
+
+def place_for_json(json_to: str | None) -> str | None:
+    """Refuse a place that cannot be written to before any work is done."""
+    if json_to is None or json_to == "-":
+        return json_to
+    path = Path(json_to)
+    if not json_to or path.is_dir() or not path.absolute().parent.is_dir():
+        raise InputError(
+            f"--json {json_to!r}", expected="a file in an existing folder, or - for standard output"
+        )
+    return json_to
+
+
+BundlePath = Annotated[Path, typer.Argument(help="A bundle: its folder or its .tar.")]
+JsonTo = Annotated[
+    str | None,
+    typer.Option(
+        "--json",
+        metavar="FILE",
+        help="Write the result as JSON; '-' is standard output.",
+        callback=place_for_json,
+    ),
+]
+TargetName = Annotated[
+    str, typer.Option(help="Board and JetPack, such as orin-nano@6.2; see 'targets'.")
+]
+Backend = Annotated[
+    str,
+    typer.Option(
+        help="auto: this device's engine where there are a GPU and TensorRT, else ONNX Runtime on "
+        "the CPU; trt or ort forces one."
+    ),
+]
+
+
+def terminate(number: int, frame: object) -> None:
+    """Take SIGTERM for Ctrl-C, so that it cleans up alike."""
+    raise KeyboardInterrupt

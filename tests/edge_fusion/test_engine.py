@@ -1,0 +1,163 @@
+"""Engines as they lie in a bundle: named, listed, found, refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge_fusion.bundle import Bundle
+from edge_fusion.engine import (
+    LARGEST_RECORD,
+    Engine,
+    EngineDevice,
+    EngineOptions,
+    EngineRecord,
+    LayerSummary,
+    engine_folder,
+    engine_key,
+    engine_source,
+    find_engine,
+    list_engines,
+    read_engine,
+    write_engine,
+)
+from edge_fusion.errors import EngineError
+from edge_fusion.files import sha256
+from tests.export.engine_bundles import bundle_with_flavours
+
+DEVICE = EngineDevice(
+    name="Orin", sm="8.7", sm_count=8, tensorrt="10.3.0.30", l4t="36.4.3", power_mode="15W"
+)
+STRONG = EngineOptions(precision="int8", flavour="strong")
+PLAN = b"a plan"
+
+
+@pytest.fixture
+def bundle(tiny_bundle: Bundle, tmp_path: Path) -> Bundle:
+    return bundle_with_flavours(tiny_bundle, tmp_path / "bundle")
+
+
+def written(bundle: Bundle, **changed: Any) -> Engine:
+    device, options = changed.get("device", DEVICE), changed.get("options", STRONG)
+    plan = changed.get("plan", PLAN)
+    file = engine_source(bundle, options)
+    model = bundle.manifest.files[file].sha256
+    record = EngineRecord(
+        key=engine_key(model, device, options),
+        model_sha256=model,
+        device=device,
+        options=options,
+        model_file=file,
+        plan_sha256=sha256(plan),
+        plan_bytes=len(plan),
+        created_utc=changed.get("created_utc", "2026-01-01T00:00:00+00:00"),
+        build_seconds=1.0,
+        golden_mean_abs=0.001,
+        golden_tolerance=0.02,
+        summary=LayerSummary(layers={"int8": 2}),
+    )
+    return write_engine(bundle, record, plan, "{}")
+
+
+@pytest.mark.parametrize("field", EngineDevice.model_fields)
+def test_every_field_of_the_device_changes_the_key(field: str) -> None:
+    other = DEVICE.model_copy(update={field: 4 if field == "sm_count" else "other"})
+    assert engine_key("a" * 64, other, STRONG) != engine_key("a" * 64, DEVICE, STRONG)
+
+
+@pytest.mark.parametrize(
+    "changed", [{"precision": "fp16"}, {"flavour": "weak"}, {"optimization_level": 0}]
+)
+def test_every_option_changes_the_key(changed: dict[str, Any]) -> None:
+    other = STRONG.model_copy(update=changed)
+    assert engine_key("a" * 64, DEVICE, other) != engine_key("a" * 64, DEVICE, STRONG)
+
+
+def test_what_is_written_is_found(bundle: Bundle) -> None:
+    engine = written(bundle)
+    assert find_engine(bundle, "int8", DEVICE) == engine
+    assert read_engine(bundle, engine.record.key) == engine
+    assert list_engines(bundle) == [engine.record]
+    assert sorted(p.name for p in engine.folder.iterdir()) == [
+        "build.json",
+        "layers.json",
+        "model.plan",
+    ]
+
+
+def test_writing_again_replaces_the_whole(bundle: Bundle) -> None:
+    written(bundle)
+    again = written(bundle, plan=b"another plan")
+    assert find_engine(bundle, "int8", DEVICE).plan == b"another plan"
+    assert [p.name for p in again.folder.parent.iterdir()] == [again.record.key]
+
+
+def test_the_newest_that_fits_is_found(bundle: Bundle) -> None:
+    levels = {"2026-01-02": 1, "2026-01-03": 2, "2026-01-01": 3}
+    for created, level in levels.items():
+        options = STRONG.model_copy(update={"optimization_level": level})
+        written(bundle, options=options, created_utc=f"{created}T00:00:00+00:00")
+    other = DEVICE.model_copy(update={"sm_count": 4})
+    written(bundle, device=other, created_utc="2026-02-01T00:00:00+00:00")
+    assert find_engine(bundle, "int8", DEVICE).record.options.optimization_level == 2
+    assert [r.created_utc[:10] for r in list_engines(bundle)] == [
+        "2026-02-01",
+        "2026-01-03",
+        "2026-01-02",
+        "2026-01-01",
+    ]
+
+
+def test_none_is_said_with_what_to_run(bundle: Bundle) -> None:
+    assert list_engines(bundle) == []
+    assert read_engine(bundle, "0" * 16) is None
+    with pytest.raises(
+        EngineError, match=f"has no fp16 engine; run: edge-fusion build {bundle.path} .* fp16"
+    ):
+        find_engine(bundle, "fp16", DEVICE)
+
+
+def test_other_folders_and_unfinished_engines_do_not_count(bundle: Bundle) -> None:
+    engine = written(bundle)
+    root = engine.folder.parent
+    (root / "empty").mkdir()
+    (root / "timing-0.cache").write_bytes(b"")
+    engine.folder.rename(root / f".{engine.record.key}.partial-x")
+    assert list_engines(bundle) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{}", "is damaged: got key: Field required"),
+        (b"not json", "is damaged"),
+        (b" " * (LARGEST_RECORD + 1), "is too large"),
+    ],
+)
+def test_a_damaged_record_is_said(content: bytes, message: str, bundle: Bundle) -> None:
+    engine = written(bundle)
+    (engine.folder / "build.json").write_bytes(content)
+    with pytest.raises(EngineError, match=f"{message}.*delete .* and build it again"):
+        list_engines(bundle)
+
+
+def test_a_record_in_the_folder_of_another_is_said(bundle: Bundle) -> None:
+    engine = written(bundle)
+    engine.folder.rename(engine.folder.with_name("f" * 16))
+    with pytest.raises(EngineError, match=f"expected f+, got {engine.record.key}"):
+        list_engines(bundle)
+
+
+def test_a_graph_that_is_missing_is_named(tiny_bundle: Bundle) -> None:
+    weak = EngineOptions(precision="fp16", flavour="weak")
+    with pytest.raises(EngineError, match="under TensorRT 8: expected weak.fp16, got none"):
+        engine_source(tiny_bundle, weak)
+
+
+def test_nothing_is_built_into_a_tar(bundle: Bundle) -> None:
+    tar = Bundle(bundle.path.with_suffix(".tar"), bundle.manifest)
+    with pytest.raises(EngineError, match="unpack it first: tar -xf"):
+        engine_folder(tar, "0" * 16)
+    assert list_engines(tar) == []

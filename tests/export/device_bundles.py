@@ -1,0 +1,57 @@
+"""Bundles as a device meets them: with the graphs of both flavours, and an engine's record."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edge_fusion.bundle import Bundle, write_bundle
+from edge_fusion.engine import EngineDevice, EngineOptions, EngineRecord, LayerSummary, engine_key
+from edge_fusion.files import sha256
+from edge_fusion.manifest import FlavourRecord
+
+FLAVOURS = tuple(f"{kind}.{p}" for kind in ("strong", "weak") for p in ("fp32", "fp16", "int8"))
+ORIN = EngineDevice(name="Orin", sm="8.7", sm_count=8, tensorrt="10.3.0.30", l4t="36.4.3")
+
+
+def with_flavours(
+    bundle: Bundle,
+    path: Path,
+    names: tuple[str, ...] = FLAVOURS,
+) -> Bundle:
+    """A copy of ``bundle`` at ``path`` that carries the named flavours."""
+    files = {name: bundle.file(name) for name in bundle.manifest.files}
+    records = {}
+    for name in names:
+        files[f"model.{name}.onnx"] = name.encode() * 1000
+        records[name] = FlavourRecord(
+            file=f"model.{name}.onnx",
+            target="orin-nano@6.2",
+            precisions={"int8": 1},
+            to_reference=0.0,
+            to_fp32=0.0,
+            reference_to_fp32=0.0,
+            samples=1,
+        )
+    manifest = bundle.manifest.model_copy(update={"flavours": records, "files": {}})
+    return write_bundle(path, manifest, files)
+
+
+def engine_record(bundle: Bundle, plan: bytes, device: EngineDevice = ORIN) -> EngineRecord:
+    """What ``build.json`` says of an INT8 engine built from ``bundle``."""
+    options = EngineOptions(precision="int8", flavour="strong")
+    file = bundle.manifest.flavours["strong.int8"].file
+    model_sha256 = bundle.manifest.files[file].sha256
+    return EngineRecord(
+        key=engine_key(model_sha256, device, options),
+        model_sha256=model_sha256,
+        device=device,
+        options=options,
+        model_file=file,
+        plan_sha256=sha256(plan),
+        plan_bytes=len(plan),
+        created_utc="2026-01-01T00:00:00Z",
+        build_seconds=1.5,
+        golden_mean_abs=0.001,
+        golden_tolerance=0.01,
+        summary=LayerSummary(layers={"int8": 3}),
+    )

@@ -1,0 +1,199 @@
+"""Which backend runs what, and how it is recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+
+import pytest
+
+from edge_fusion.board import probe_board
+from edge_fusion.bundle import Bundle
+from edge_fusion.engine import (
+    EngineOptions,
+    EngineRecord,
+    LayerSummary,
+    engine_key,
+    write_engine,
+)
+from edge_fusion.errors import BundleError, EngineError, SessionError
+from edge_fusion.files import sha256
+from edge_fusion.runtime import cuda
+from edge_fusion.runtime.compare import CompareOptions, compare
+from edge_fusion.runtime.golden import check_golden
+from edge_fusion.runtime.ort import OrtSession
+from edge_fusion.runtime.run import RunOptions, run_bundle, run_facts
+from edge_fusion.runtime.session import choose_backend, execution_of, open_session
+from edge_fusion.runtime.source.demo import DemoSource
+from edge_fusion.runtime.trt import TrtSession
+from edge_fusion.runtime.trt_api import load_tensorrt, this_device
+from tests.fakes.tensorrt_api import Plan, pack_plan
+
+DEMO = "demo://?frames=3&size=64x48"
+Add = Callable[..., EngineRecord]
+
+
+@pytest.fixture
+def jetson(fake_tensorrt, fake_cuda) -> None:
+    """A machine with a GPU and TensorRT 10.3."""
+    fake_tensorrt("10.3")
+    fake_cuda()
+
+
+@pytest.fixture
+def add_engine(jetson, tiny_bundle: Bundle, tiny_models: dict[str, bytes]) -> Add:
+    """Puts an engine into the tiny bundle as a build on this device would."""
+
+    def add(precision: str) -> EngineRecord:
+        api, gpu = load_tensorrt(), cuda.Cuda.load()
+        variant = "int8" if precision == "int8" else "fp32"
+        model = tiny_bundle.manifest.variants[variant]
+        hashed = tiny_bundle.manifest.files[model].sha256
+        device = this_device(api, gpu, probe_board())
+        options = EngineOptions(precision=precision, flavour=api.flavour)
+        plan = pack_plan(Plan(tiny_models[variant], api.version_text, device.sm, precision))
+        record = EngineRecord(
+            key=engine_key(hashed, device, options),
+            model_sha256=hashed,
+            device=device,
+            options=options,
+            model_file=model,
+            plan_sha256=sha256(plan),
+            plan_bytes=len(plan),
+            created_utc="2026-01-01T00:00:00Z",
+            build_seconds=1.0,
+            golden_mean_abs=0.0,
+            golden_tolerance=0.01,
+            summary=LayerSummary(layers={precision: 4}),
+        )
+        write_engine(tiny_bundle, record, plan, "{}")
+        return record
+
+    return add
+
+
+def test_without_tensorrt_auto_is_onnx_runtime(tiny_bundle, monkeypatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert choose_backend(tiny_bundle, "int8", "auto") == "ort"
+    with closing(open_session(tiny_bundle, "int8")) as session:
+        assert isinstance(session, OrtSession)
+        assert execution_of(session) is None
+
+
+def test_without_a_gpu_auto_is_onnx_runtime(tiny_bundle, fake_tensorrt, monkeypatch) -> None:
+    fake_tensorrt("10.3")
+    monkeypatch.setattr(cuda, "missing_gpu", lambda: "no CUDA driver on this machine")
+    assert choose_backend(tiny_bundle, "int8", "auto") == "ort"
+    with pytest.raises(BundleError) as caught:
+        choose_backend(tiny_bundle, "fp16", "auto")
+    message = str(caught.value)
+    assert "'fp16' of bundle" in message
+    assert "can only run as a TensorRT engine: expected fp32 or int8 on this machine" in message
+    assert "no CUDA driver on this machine" in message
+
+
+def test_a_gpu_that_does_not_work_is_no_missing_one(tiny_bundle, fake_tensorrt, monkeypatch):
+    fake_tensorrt("10.3")
+
+    def broken() -> str:
+        raise SessionError("the CUDA runtime has no such function")
+
+    monkeypatch.setattr(cuda, "missing_gpu", broken)
+    with pytest.raises(SessionError, match="no such function"):
+        choose_backend(tiny_bundle, "int8", "auto")
+
+
+def test_with_both_but_no_engine_auto_says_build(tiny_bundle, jetson) -> None:
+    assert choose_backend(tiny_bundle, "int8", "auto") == "trt"
+    with pytest.raises(EngineError, match="has no int8 engine; run: edge-fusion build"):
+        open_session(tiny_bundle, "int8")
+    with pytest.raises(EngineError, match="has no int8 engine; run: edge-fusion build"):
+        run_bundle(RunOptions(tiny_bundle.path, DEMO))
+
+
+def test_a_backend_that_is_named_is_taken(tiny_bundle, jetson) -> None:
+    assert choose_backend(tiny_bundle, "int8", "ort") == "ort"
+    with closing(open_session(tiny_bundle, "int8", "ort")) as session:
+        assert isinstance(session, OrtSession)
+
+
+def test_an_engine_that_belongs_here_runs(tiny_bundle, add_engine) -> None:
+    for precision in ("fp32", "fp16", "int8"):
+        record = add_engine(precision)
+        with closing(open_session(tiny_bundle, precision)) as session:
+            assert isinstance(session, TrtSession)
+            assert execution_of(session).plan_bytes == record.plan_bytes
+            assert check_golden(tiny_bundle, session, precision).passed
+
+
+def test_an_engine_of_another_tensorrt_is_refused_unread(
+    tiny_bundle, add_engine, fake_tensorrt, monkeypatch
+) -> None:
+    add_engine("int8")
+    fake_tensorrt("10.7")
+    monkeypatch.setattr(TrtSession, "__init__", None)  # whatever would be deserialised fails
+    with pytest.raises(EngineError, match="does not belong here: tensorrt: expected 10.7.0.23"):
+        open_session(tiny_bundle, "int8")
+
+
+def test_a_variant_that_no_engine_has_is_named(tiny_bundle, jetson) -> None:
+    with pytest.raises(BundleError, match="'int4': expected fp32 or fp16 or int8"):
+        open_session(tiny_bundle, "int4", "trt")
+
+
+def test_run_records_what_was_used(tiny_bundle, add_engine) -> None:
+    add_engine("int8")
+    run = run_bundle(RunOptions(tiny_bundle.path, DEMO))
+    assert run.backend == "trt"
+    recorded = run.as_dict()
+    assert recorded["backend"] == "trt"
+    assert recorded["execution"] == {
+        "launch": "graph",
+        "memory": "unified",
+        "reason": "",
+        "tensorrt": "10.3.0.30",
+        "device": "Orin",
+        "plan_bytes": run.execution.plan_bytes,
+    }
+    assert run_facts(run)["ran"].endswith(
+        "on trt: TensorRT 10.3.0.30 on Orin, CUDA graph, unified memory"
+    )
+
+
+def test_run_on_onnx_runtime_says_so(tiny_bundle, jetson) -> None:
+    run = run_bundle(RunOptions(tiny_bundle.path, DEMO, backend="ort"))
+    assert (run.backend, run.as_dict()["execution"]) == ("ort", None)
+    assert "ONNX Runtime on the CPU" in run_facts(run)["ran"]
+
+
+def test_compare_holds_three_engines_against_each_other(tiny_bundle, add_engine) -> None:
+    records = {precision: add_engine(precision) for precision in ("fp32", "fp16", "int8")}
+    options = CompareOptions(
+        variants=("fp32", "fp16", "int8"), memory=False, repeats=5, warmup=1, latency_inputs=1
+    )
+    found = compare(tiny_bundle, [DemoSource(frames=2, width=64, height=48)], options)
+    assert found.backend == "trt"
+    assert found.candidates == ("fp16", "int8")
+    assert 0 < found.pooled.differences["fp16"].mean_abs < 1e-3
+    sizes = {variant: cost.file_bytes for variant, cost in found.costs.items()}
+    assert sizes == {variant: record.plan_bytes for variant, record in records.items()}
+    assert set(found.latency.speedups) == {"fp16", "int8"}
+    assert found.latency.kernels.integer
+    assert found.latency.kernels.text == (
+        "TensorRT engine built on this device; "
+        "TensorRT 10.3.0.30 on Orin, CUDA graph, unified memory"
+    )
+
+
+def test_no_8_bit_arithmetic_is_claimed_where_no_int8_ran(tiny_bundle, add_engine) -> None:
+    for precision in ("fp32", "fp16"):
+        add_engine(precision)
+    options = CompareOptions(variants=("fp32", "fp16"), memory=False, repeats=5, warmup=1)
+    found = compare(tiny_bundle, [DemoSource(frames=1, width=64, height=48)], options)
+    assert not found.latency.kernels.integer
+
+
+def test_compare_says_build_where_one_engine_is_missing(tiny_bundle, add_engine) -> None:
+    add_engine("fp32")
+    with pytest.raises(EngineError, match="has no int8 engine; run: edge-fusion build"):
+        compare(tiny_bundle, [DemoSource(frames=1)], CompareOptions(memory=False, repeats=0))
