@@ -5,33 +5,18 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from edge_fusion import __version__
+from edge_fusion.build_command import build
 from edge_fusion.command_line import Backend, BundlePath, Commands, JsonTo, TargetName, terminate
 from edge_fusion.errors import GateError
 
 # Heavy packages, and the wings that need them, are imported inside the command that uses them:
 # `--help` answers at once, and `run` works where torch is not installed.
-
-
-class Precision(str, Enum):
-    """The precisions a bundle can be built for."""
-
-    fp32 = "fp32"
-    fp16 = "fp16"
-    int8 = "int8"
-
-
-class ExporterName(str, Enum):
-    """torch's two ONNX exporters."""
-
-    dynamo = "dynamo"
-    legacy = "legacy"
 
 
 app = typer.Typer(
@@ -61,91 +46,15 @@ def edge_fusion(
 
     build    MODEL --calib SET -o BUNDLE     fold, trace, quantize, legalise, verify
 
+    build    BUNDLE                          on the device: compile, self-check, keep the engine
+
     run      BUNDLE SOURCE [SINK]            stream RGB-D pairs through it
 
     compare  BUNDLE --data SET               FP32 against INT8: accuracy and latency
     """
 
 
-@app.command()
-def build(
-    model: Annotated[
-        str, typer.Argument(help="A name from 'models', module:factory, or a two-input .onnx file.")
-    ],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="The bundle: a folder, or a file ending in .tar.")
-    ],
-    calib: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Pairs to take INT8 ranges from: a folder or a source URI; may be repeated."
-        ),
-    ] = None,
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="Weights: .safetensors, or .pth read without pickles.")
-    ] = None,
-    precision: Annotated[Precision, typer.Option(help="What to build besides FP32.")] = (
-        Precision.int8
-    ),
-    target: TargetName = "orin-nano",
-    spec: Annotated[
-        Path | None,
-        typer.Option(help="JSON input record of your own model; 'models NAME --json -' shows one."),
-    ] = None,
-    size: Annotated[
-        str | None, typer.Option(metavar="WxH", help="Input size, instead of the model's own.")
-    ] = None,
-    calib_count: Annotated[int, typer.Option(min=1, help="How many pairs to choose.")] = 64,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of that choice.")] = 0,
-    keep_fp16: Annotated[
-        list[str] | None,
-        typer.Option(help="Node names (globs) to keep out of INT8; may be repeated."),
-    ] = None,
-    opset: Annotated[
-        int | None,
-        typer.Option(min=13, max=20, help="ONNX opset; 18, or older where the target needs it."),
-    ] = None,
-    exporter: Annotated[
-        ExporterName, typer.Option(help="torch's exporter; legacy takes what dynamo cannot.")
-    ] = ExporterName.dynamo,
-    allow_partial: Annotated[
-        bool, typer.Option(help="Accept a checkpoint that leaves some weights untouched.")
-    ] = False,
-    untrained: Annotated[
-        bool, typer.Option(help="Build with random weights, to try the road or measure latency.")
-    ] = False,
-    force: Annotated[bool, typer.Option(help="Replace an older bundle at --output.")] = False,
-    json_to: JsonTo = None,
-) -> None:
-    """Build a verified bundle: FP32 and, by default, INT8 calibrated on your own pairs."""
-    from edge_fusion.console import Steps, console_for, emit_json, facts_table
-    from edge_fusion.export.options import BuildOptions
-    from edge_fusion.export.pipeline import build as build_bundle
-    from edge_fusion.runtime.inspect import bundle_facts
-
-    options = BuildOptions(
-        model=model,
-        output=output,
-        calib=tuple(calib or ()),
-        checkpoint=checkpoint,
-        precision=precision.value,
-        target=target,
-        spec=spec,
-        size=size,
-        calib_count=calib_count,
-        seed=seed,
-        keep_fp16=tuple(keep_fp16 or ()),
-        opset=opset,
-        exporter=exporter.value,
-        allow_partial=allow_partial,
-        untrained=untrained,
-        replace=force,
-    )
-    console = console_for(json_to)
-    with Steps(console) as steps:
-        bundle = build_bundle(options, steps)
-    console.print(facts_table(bundle_facts(bundle)))
-    emit_json(json_to, bundle.manifest.model_dump(mode="json"))
+app.command()(build)
 
 
 @app.command()

@@ -15,7 +15,7 @@ from edge_fusion.bundle import Bundle
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("torch", "onnx", "nncf", "onnxslim", "onnxscript", "safetensors")
 # The command line imports a wing inside the command that needs it; the face resolves on first use.
-DOORS = {"edge_fusion/__main__.py", "edge_fusion/__init__.py"}
+DOORS = {"edge_fusion/__main__.py", "edge_fusion/build_command.py", "edge_fusion/__init__.py"}
 LAYERS = ("edge_fusion", "runtime", "calibration", "export")  # lowest first
 
 
