@@ -26,8 +26,8 @@ _OF_MODELS = (
     "allow_partial", "untrained",
 )  # fmt: skip
 _OF_BUNDLES = (
-    "optimization_level", "workspace", "timing_cache", "on", "wheelhouse", "print_trtexec",
-    "export", "plan",
+    "optimization_level", "workspace", "timing_cache", "on", "wheelhouse", "directory", "python",
+    "ssh_config", "print_trtexec", "export", "plan", "name",
 )  # fmt: skip
 
 
@@ -194,6 +194,27 @@ def build(
             rich_help_panel=_ENGINES,
         ),
     ] = None,
+    directory: Annotated[
+        str,
+        typer.Option(
+            help="With --on: our folder on the device, absolute or below its home.",
+            rich_help_panel=_ENGINES,
+        ),
+    ] = "edge-fusion",
+    python: Annotated[
+        str,
+        typer.Option(
+            help="With --on: the device's Python that TensorRT is installed for.",
+            rich_help_panel=_ENGINES,
+        ),
+    ] = "python3",
+    ssh_config: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --on: an ssh configuration instead of ~/.ssh/config.",
+            rich_help_panel=_ENGINES,
+        ),
+    ] = None,
     print_trtexec: Annotated[
         bool,
         typer.Option(
@@ -217,6 +238,13 @@ def build(
             rich_help_panel=_ENGINES,
         ),
     ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            help="With --export triton: the model's name; its own and the precision if left out.",
+            rich_help_panel=_ENGINES,
+        ),
+    ] = None,
 ) -> None:
     """Build a verified bundle of a model, calibrated on your own pairs; or a bundle's engine here.
 
@@ -232,19 +260,12 @@ def build(
         _build_bundle(given)
         return
     _refuse_others(context, _OF_MODELS, f"{model} is a bundle already")
-    job = DeviceJob(
-        Bundle.read(model),
-        precision.value if precision else None,
-        target,
-        output,
-        force,
-        json_to,
-    )
+    job = DeviceJob(Bundle.read(model), given)
     kinds: tuple[tuple[object, Callable[[], None]], ...] = (
-        (print_trtexec, lambda: job.print_trtexec(workspace, optimization_level)),
-        (export, lambda: job.export(ServerFormat(export), plan)),
-        (on, lambda: job.build_on(str(on), wheelhouse, workspace, optimization_level)),
-        (True, lambda: job.build_here(workspace, optimization_level, timing_cache)),
+        (print_trtexec, job.print_trtexec),
+        (export, job.export),
+        (on, job.build_there),
+        (True, job.build_here),
     )
     next(do for wanted, do in kinds if wanted)()
 
@@ -294,53 +315,66 @@ def _build_bundle(given: dict[str, Any]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class DeviceJob:
-    """What to make of a bundle for a device."""
+    """What to make of a bundle for a device: the options of the command by name."""
 
     bundle: Bundle
-    wanted: EnginePrecision | None
-    target: str | None
-    output: Path | None
-    force: bool
-    json_to: str | None
+    given: dict[str, Any]
 
     @property
     def precision(self) -> EnginePrecision:
         """What was asked for, or the lowest that the bundle was built for."""
-        return self.wanted or self.bundle.manifest.precision
+        wanted: Precision | None = self.given["precision"]
+        return wanted.value if wanted else self.bundle.manifest.precision
 
-    def build_here(self, workspace: int | None, level: int | None, timing_cache: bool) -> None:
+    def build_here(self) -> None:
         """Build the engine on this machine."""
         from edge_fusion.console import Steps, console_for
         from edge_fusion.export.engine import EngineBuild, build_engine
 
-        if self.output is not None:
+        if self.given["output"] is not None:
             raise InputError("--output", got="a bundle", cure="its engine is kept in the bundle")
-        options = EngineBuild(self.precision, level, workspace, timing_cache, self.force)
-        with Steps(console_for(self.json_to)) as steps:
+        options = EngineBuild(
+            self.precision,
+            self.given["optimization_level"],
+            self.given["workspace"],
+            self.given["timing_cache"],
+            rebuild=self.given["force"],
+        )
+        with Steps(console_for(self.given["json_to"])) as steps:
             engine = build_engine(self.bundle, options, steps)
         self._show(engine.record, {"engine": str(engine.folder)})
 
-    def build_on(
-        self, host: str, wheelhouse: Path | None, workspace: int | None, level: int | None
-    ) -> None:
+    def build_there(self) -> None:
         """Build the engine on another machine."""
         from edge_fusion.console import Steps, console_for
         from edge_fusion.export.remote import RemoteOptions, build_remote
 
-        there = (("--workspace", workspace), ("--optimization-level", level))
-        passed = [text for name, v in there if v is not None for text in (name, str(v))]
+        names = ("workspace", "optimization_level")
+        values = {f"--{n.replace('_', '-')}": self.given[n] for n in names}
+        passed = [text for n, v in values.items() if v is not None for text in (n, str(v))]
+        flags = {
+            "--force": self.given["force"],
+            "--no-timing-cache": not self.given["timing_cache"],
+        }
         options = RemoteOptions(
-            host,
+            self.given["on"],
             self.precision,
-            wheelhouse=wheelhouse,
-            build_options=(*passed, *(["--force"] if self.force else [])),
-            output=self.output,
+            directory=self.given["directory"],
+            python=self.given["python"],
+            wheelhouse=self.given["wheelhouse"],
+            build_options=(*passed, *(flag for flag, wanted in flags.items() if wanted)),
+            ssh_config=self.given["ssh_config"],
+            output=self.given["output"],
         )
-        console = console_for(self.json_to)
-        with Steps(console) as steps:
-            result = build_remote(
-                self.bundle.path, options, steps, lambda line: console.print(line, markup=False)
-            )
+        console = console_for(self.given["json_to"])
+        try:
+            with Steps(console) as steps:
+                result = build_remote(
+                    self.bundle.path, options, steps, lambda line: console.print(line, markup=False)
+                )
+        except KeyboardInterrupt:
+            console.print("a build that was started there goes on; the same command finds it again")
+            raise
         self._show(result.record, {"device": result.host, "bundle there": result.bundle})
 
     def _show(self, record: EngineRecord, where: dict[str, str]) -> None:
@@ -352,55 +386,63 @@ class DeviceJob:
         facts = {
             **where,
             "precision": f"{record.options.precision}, {record.plan_bytes / 1e6:.2f} MB",
-            "device": f"{record.device.name}, TensorRT {record.device.tensorrt}",
+            "built on": f"{record.device.name}, TensorRT {record.device.tensorrt}",
             "layers": layers or "not told",
             "INT8 share of MACs": "not told" if share is None else f"{share:.0%}",
             "self-check": f"mean difference {allowed}",
         }
-        console_for(self.json_to).print(facts_table(facts))
-        emit_json(self.json_to, record.model_dump(mode="json"))
+        console_for(self.given["json_to"]).print(facts_table(facts))
+        emit_json(self.given["json_to"], record.model_dump(mode="json"))
 
-    def print_trtexec(self, workspace: int | None, level: int | None) -> None:
+    def print_trtexec(self) -> None:
         """Print the line for the target."""
-        from edge_fusion.console import emit_json
+        from edge_fusion.console import STANDARD_OUTPUT, emit_json
         from edge_fusion.export.trtexec import trtexec_command
         from edge_fusion.target import parse_target
 
-        target = parse_target(self.target or self.bundle.manifest.target)
+        target = parse_target(self.given["target"] or self.bundle.manifest.target)
         line = trtexec_command(
             self.bundle,
             target,
             self.precision,
-            workspace_mib=workspace,
-            optimization_level=level,
+            workspace_mib=self.given["workspace"],
+            optimization_level=self.given["optimization_level"],
         )
-        typer.echo(line)
-        emit_json(self.json_to, {"target": target.name, "command": line})
+        typer.echo(line, err=self.given["json_to"] == STANDARD_OUTPUT)
+        emit_json(self.given["json_to"], {"target": target.name, "command": line})
 
-    def export(self, form: ServerFormat, plan: Path | None) -> None:
+    def export(self) -> None:
         """Write what another server needs."""
-        from edge_fusion.console import console_for
+        from edge_fusion.console import console_for, emit_json
         from edge_fusion.export.serving import export_isaac_ros, export_triton
 
-        if self.output is None:
+        form, output, replace = (self.given[key] for key in ("export", "output", "force"))
+        if output is None:
             raise InputError(f"--export {form.value}", cure="say where to: -o PATH")
-        bundle, precision, output = self.bundle, self.precision, self.output
+        bundle, precision, name = self.bundle, self.precision, self.given["name"]
         if form is ServerFormat.triton_ort:
             made = export_triton(
-                bundle, precision, output, platform="onnxruntime_onnx", replace=self.force
+                bundle, precision, output, platform="onnxruntime_onnx", name=name, replace=replace
+            )
+        elif form is ServerFormat.triton:
+            made = export_triton(
+                bundle, precision, output, self._plan(), name=name, replace=replace
             )
         else:
-            write = export_triton if form is ServerFormat.triton else export_isaac_ros
-            made = write(bundle, precision, output, plan or self._own_plan(), replace=self.force)
-        console_for(self.json_to).print(f"written: {made}", markup=False)
+            made = export_isaac_ros(bundle, precision, output, self._plan(), replace=replace)
+        console_for(self.given["json_to"]).print(f"written: {made}", markup=False)
+        emit_json(self.given["json_to"], {"written": str(made)})
 
-    def _own_plan(self) -> Path:
-        """The plan of the engine that was built on this device."""
+    def _plan(self) -> Path:
+        """The plan that was named, or that of the engine that was built on this device."""
         from edge_fusion.board import probe_board
         from edge_fusion.engine import PLAN_NAME, find_engine
         from edge_fusion.runtime.cuda import Cuda
         from edge_fusion.runtime.trt_api import load_tensorrt, this_device
 
+        named: Path | None = self.given["plan"]
+        if named is not None:
+            return named
         api = load_tensorrt("finding this device's engine")
         with Cuda.load() as cuda:
             device = this_device(api, cuda, probe_board())

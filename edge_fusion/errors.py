@@ -14,6 +14,8 @@
     │   └── TargetError              a board or JetPack we do not know
     ├── StepError                    a step of the road failed: fold, trace, parity, engine ...
     ├── SessionError                 an inference backend failed
+    ├── RemoteError                  a device could not be reached, is unfit, or failed to build
+    │   └── LinkLostError            the link to it broke; what was started there goes on
     ├── OutputError                  a result could not be written
     ├── MissingDependencyError       a package this command needs is not installed
     └── GateError                    a gate was not met (exit status 1, all others 2)
@@ -87,6 +89,14 @@ class StepError(EdgeFusionError):
 
 class SessionError(EdgeFusionError):
     """An inference backend refused a model or an input."""
+
+
+class RemoteError(EdgeFusionError):
+    """A device could not be reached, is not fit to build on, or failed to build."""
+
+
+class LinkLostError(RemoteError):
+    """The link to a device broke; what was started there goes on."""
 
 
 class OutputError(EdgeFusionError):

@@ -55,8 +55,8 @@ def test_every_module_and_data_file_is_in_it(wheel: Path) -> None:
         for path in (ROOT / folder).rglob("*"):
             if any(parent.is_symlink() for parent in path.parents) or "__pycache__" in path.parts:
                 continue
-            packs = path.suffix in {".py", ".json", ".html", ".typed"} or path.parent.name == "weights"
-            if packs and path.is_file():
+            packed_kind = path.suffix in {".py", ".json", ".html", ".typed", ".safetensors"}
+            if packed_kind and path.is_file():
                 name = path.relative_to(ROOT).as_posix()
                 assert (name if folder == "edge_fusion" else f"edge_fusion/{name}") in packed
     top = {name.split("/")[0] for name in packed}

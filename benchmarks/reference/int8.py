@@ -22,7 +22,7 @@ from rich.progress import track
 from rich.table import Table
 
 from edge_fusion.bundle import Bundle
-from edge_fusion.errors import GateError
+from edge_fusion.errors import EdgeFusionError, GateError
 from edge_fusion.files import write_bytes
 from edge_fusion.metrics import ImageScores, pool
 from edge_fusion.preprocess import Inputs, prepare
@@ -128,4 +128,7 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    try:
+        typer.run(main)
+    except EdgeFusionError as err:
+        raise SystemExit(f"error: {err}") from None

@@ -1,4 +1,4 @@
-"""The building half against NVIDIA's own builder, where ``EDGE_FUSION_RTX_PYTHON`` names one."""
+"""The building half against NVIDIA's own builder, which the extra ``rtx`` brings."""
 
 from __future__ import annotations
 
@@ -21,9 +21,13 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def real() -> dict[str, Any]:
     """What TensorRT-RTX made of everything, in a process of its own: its parser may crash."""
-    python = os.environ.get("EDGE_FUSION_RTX_PYTHON")
-    if not python:
-        pytest.skip("no TensorRT-RTX: set EDGE_FUSION_RTX_PYTHON to a Python that has it")
+    python = os.environ.get("EDGE_FUSION_RTX_PYTHON") or sys.executable
+    probe = "from importlib.util import find_spec as f; raise SystemExit(not f('{}'))"
+    if subprocess.run([python, "-c", probe.format("tensorrt_rtx_bindings")]).returncode:
+        pytest.skip(
+            f"{python} has no TensorRT-RTX: install the extra rtx, or name another Python "
+            "in EDGE_FUSION_RTX_PYTHON"
+        )
     theirs = subprocess.run(
         [python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"],
         capture_output=True,

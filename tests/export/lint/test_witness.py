@@ -11,10 +11,14 @@ import onnx
 import pytest
 
 from edge_fusion.errors import MissingDependencyError, StepError
+from edge_fusion.export import pipeline
 from edge_fusion.export import witness as module
+from edge_fusion.export.check import check_path
 from edge_fusion.export.flavour import make_strong, make_weak, record_ranges
 from edge_fusion.export.legalise import legalise
 from edge_fusion.export.lint import RULES, LintReport, lint
+from edge_fusion.export.models.registry import MODELS
+from edge_fusion.export.options import BuildOptions
 from edge_fusion.export.quantize import quantize
 from edge_fusion.export.witness import (
     LINT_KNOWS_BETTER,
@@ -332,3 +336,26 @@ def test_both_flavours_build(tiny, simplified) -> None:
     for name, report in witness_all(models, ("8.6", "8.9")).items():
         assert report.ok, f"{name}: {'; '.join(map(str, report.verdicts))}"
         assert all(verdict.plan_bytes for verdict in report.verdicts)
+
+
+@needs_rtx
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_every_flavour_of_every_model_of_ours_is_built(name: str, tmp_path: Path) -> None:
+    # Random weights: what is built is the graph.  64 pixels, or the largest takes minutes.
+    options = BuildOptions(
+        name,
+        tmp_path / "bundle",
+        calib=("demo://?frames=4&size=96x96&cut=1",),
+        calib_count=4,
+        size="64x64",
+        untrained=True,
+    )
+    bundle = pipeline.build(options)
+    for target in ("agx-orin-64gb@7.2", "xavier-nx@5.1"):
+        for flavour, check in check_path(bundle.path, target, witness=True).items():
+            assert check.witness is not None
+            assert check.ok, f"{flavour}: {check.witness}"
+            assert check.witness.ok, f"{flavour}: {check.witness}"
+    names = {f"{kind}.{e}" for kind in ("strong", "weak") for e in ("fp32", "fp16", "int8")}
+    assert set(bundle.manifest.flavours) == names
