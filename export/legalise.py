@@ -10,6 +10,7 @@ clips everything above half of the range.  This pass rewrites
 * several equal activation scales to one;
 * negative axes to positive ones;
 * identical Q/DQ of one tensor to a single one;
+* nearly equal scales of a Concat's inputs to one (:mod:`.legalise_concat`);
 
 and drops what that leaves behind.  What cannot be rewritten without changing the result is
 refused, naming the nodes.
@@ -30,6 +31,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edge_fusion.errors import StepError
 
 from .graph import DEQUANTIZE, QUANTIZE, Array, GraphView, Quantizer, bodies, label_of
+from .legalise_concat import share_concat_scales
 
 _UINT8_TO_INT8 = 255 / 127  # the same largest value: 255 * scale = 127 * new scale
 _SHOWN = 8  # nodes named in one error
@@ -98,6 +100,7 @@ def legalise(model: onnx.ModelProto) -> LegaliseResult:
     rewritten = {change.node for change in changes}
     retyped = {q.node.outputs[0] for q in view.quantizers if q.node.label in rewritten}
     changes += _merge(legal.graph, constants)
+    changes += [Change("shared scale", *change) for change in share_concat_scales(legal)]
     changes += _prune(legal.graph, retyped)
     return LegaliseResult(legal, bool(changes), tuple(changes))
 

@@ -369,3 +369,34 @@ def test_what_nncf_writes_is_named_by_lint_and_made_clean(
     (untouched,), (legal,) = run(nncf_model, x), run(result.model, x)
     (misread,) = run(read_as_int8(nncf_model), x)
     assert sqnr_db(untouched, legal) > sqnr_db(untouched, misread) + 10
+
+
+def joined(G: Any, *scales: float) -> onnx.ModelProto:
+    """A Concat of quantized inputs; the first is read by a second Concat as well."""
+    g = G()
+    parts = [
+        g.qdq(g.input(f"x{i}", shape=(1, 4, 8, 8)), s, kind=np.int8) for i, s in enumerate(scales)
+    ]
+    first = g.op("Concat", *parts, axis=1, name="join")
+    second = g.op("Concat", parts[0], parts[0], axis=1, name="double")
+    return g.out(g.op("Concat", first, second, axis=1, name="all")).model()
+
+
+def test_nearly_equal_scales_of_a_concat_become_their_largest(new_graph: Any) -> None:
+    model = joined(new_graph, 0.05, 0.04, 0.045)
+    assert [f.rule_id for f in lint(model, ORIN).findings] == ["PRF002"]
+    result = legalise(model)
+    assert result.summary()["shared scale"] == 1
+    used = {float(q.scale) for q in quantizers(result.model)}
+    assert used == {np.float32(0.05)}
+    assert lint(result.model, ORIN).findings == ()
+    check(result.model)
+
+
+@pytest.mark.parametrize("scales", [(0.05, 0.02), (0.05, 0.05)])
+def test_scales_far_apart_or_equal_stay(new_graph: Any, scales: tuple[float, float]) -> None:
+    result = legalise(joined(new_graph, *scales))
+    assert "shared scale" not in result.summary()
+    assert sorted({float(q.scale) for q in quantizers(result.model)}) == sorted(
+        {float(np.float32(s)) for s in scales}
+    )
