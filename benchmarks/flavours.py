@@ -22,10 +22,11 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks.command import run
 from benchmarks.reference.data import POOLED_SETS, read_set
 from benchmarks.reference.evaluate import Predictor, session_predictor
 from edge_fusion.bundle import Bundle
-from edge_fusion.errors import EdgeFusionError, GateError
+from edge_fusion.errors import BundleError, GateError
 from edge_fusion.export.flavour import round_as_half
 from edge_fusion.files import write_bytes
 from edge_fusion.frame import RgbdFrame
@@ -110,8 +111,14 @@ def main(
     max_mae: Annotated[float, typer.Option(help="Fail above this change of MAE.")] = 0.0005,
 ) -> None:
     """Measure, print a table, and fail where a flavour differs by more than is allowed."""
+    opened = Bundle.read(bundle)
+    missing = [name for name in SOURCES if name not in opened.manifest.flavours]
+    if missing:
+        raise BundleError(
+            f"{bundle} lacks {', '.join(missing)}", cure="build it with --precision int8"
+        )
     frames = [frame for name in POOLED_SETS for frame in read_set(data, name)]
-    distances = measure(Bundle.read(bundle), frames)
+    distances = measure(opened, frames)
     table = Table("flavour", "n", "mean difference", "worst frame", "change of MAE")
     for one in distances:
         values = (f"{value:.1e}" for value in (one.mean_abs, one.worst, one.mae_change))
@@ -126,7 +133,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except EdgeFusionError as err:
-        raise SystemExit(f"error: {err}") from None
+    run(main)

@@ -13,7 +13,7 @@ import typer
 from edge_fusion import __version__
 from edge_fusion.build_command import build
 from edge_fusion.command_line import Backend, BundlePath, Commands, JsonTo, TargetName, terminate
-from edge_fusion.errors import GateError
+from edge_fusion.errors import GateError, InputError
 
 # Heavy packages, and the wings that need them, are imported inside the command that uses them:
 # `--help` answers at once, and `run` works where torch is not installed.
@@ -180,10 +180,9 @@ def check(
             heard = f"TensorRT-RTX {one.witness.version}"
             console.print(grid(("SM", heard, "against the lint"), witness_rows(one)))
     emit_json(json_to, {name: one.as_dict() for name, one in checks.items()})
-    failed = [name for name, one in checks.items() if not one.ok]
+    failed = [f"{name}: {one.failure}" for name, one in checks.items() if not one.ok]
     if failed:
-        counts = (f"{len(checks[n].lint.of('error'))} errors in {n}" for n in failed)
-        raise GateError(f"check: {', '.join(counts)}")
+        raise GateError(f"check: {'; '.join(failed)}")
 
 
 @app.command()
@@ -208,6 +207,8 @@ def doctor(
     from edge_fusion.runtime.doctor import REMARK_COLUMNS, examine
 
     console = console_for(json_to)
+    if data and evidence is None:
+        raise InputError("--data", cure="it belongs to --evidence FILE")
     if evidence is not None:
         from edge_fusion.export.field import write_field_evidence
 

@@ -27,6 +27,16 @@ _FIRST_STRONG: Version = (10,)  # TensorRT 10 brought strongly typed networks
 _INT8_PER_CLOCK = {"tegra234": 4096}  # dense INT8 operations of one SM per clock, FP16 half of it
 
 
+def flavour_of(tensorrt: Version) -> Flavour:
+    """``strong`` where precision lives in the graph (TensorRT 10 and later), else ``weak``.
+
+    Example:
+        >>> flavour_of((10, 3, 0)), flavour_of((8, 6, 2))
+        ('strong', 'weak')
+    """
+    return "strong" if tensorrt >= _FIRST_STRONG else "weak"
+
+
 class Software(Record):
     """One row of software: a JetPack line, or a TensorRT on a host that has no JetPack.
 
@@ -177,8 +187,8 @@ class Target(Record):
         return (
             self.name,
             self.title,
-            self.tensorrt_text,
-            str(self.opset_max),
+            self.tensorrt_text + ("~" if "tensorrt" in self.weak else ""),
+            figure("opset_max"),
             "-" if self.sm is None else "{}.{}".format(*self.sm),
             *map(figure, ("int8_tops", "ram_gb", "bandwidth_gbs")),
             str(self.dla_cores),
@@ -186,8 +196,8 @@ class Target(Record):
 
     @property
     def flavour(self) -> Flavour:
-        """``strong`` where precision lives in the graph (TensorRT 10 and later), else ``weak``."""
-        return "strong" if self.tensorrt >= _FIRST_STRONG else "weak"
+        """The flavour its TensorRT reads."""
+        return flavour_of(self.tensorrt)
 
     def mode_tops(self, mode: PowerMode) -> float | None:
         """Dense INT8 peak of one power mode, 10^12 operations per second; FP16 is half of it.

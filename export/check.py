@@ -9,6 +9,7 @@ from typing import Any
 import onnx
 
 from edge_fusion.bundle import Bundle
+from edge_fusion.engine import EngineOptions, engine_source
 from edge_fusion.target import Target, parse_target
 
 from .lint import LintReport, lint
@@ -35,8 +36,16 @@ class GraphCheck:
     @property
     def ok(self) -> bool:
         """Whether the lint found no error, and the witness refused nothing without known reason."""
-        unexplained = any(one.lint_ok and not one.known for one in self.disagreements)
-        return self.lint.ok and not unexplained
+        return not self.failure
+
+    @property
+    def failure(self) -> str:
+        """What stands against the graph, in a few words; empty where it is fine."""
+        errors = len(self.lint.of("error"))
+        refusing = [one.sm for one in self.disagreements if one.lint_ok and not one.known]
+        parts = [f"{errors} errors of the lint"] if errors else []
+        parts += [f"TensorRT-RTX refuses it for SM {' and '.join(refusing)}"] if refusing else []
+        return ", ".join(parts)
 
     def as_dict(self) -> dict[str, Any]:
         """The check for JSON: the lint's report and, where asked for, the witness's."""
@@ -63,6 +72,7 @@ def check_path(path: Path, target: str, *, witness: bool = False) -> dict[str, G
     Raises:
         TargetError: The board or JetPack is unknown.
         BundleError: The bundle is missing or damaged.
+        EngineError: It carries no graph that the target's TensorRT reads.
         ModelError: The file, or a model in the bundle, is no ONNX graph.
         MissingDependencyError: The witness is asked for and not installed.
 
@@ -84,15 +94,15 @@ def check_path(path: Path, target: str, *, witness: bool = False) -> dict[str, G
 
 def _graphs(path: Path, target: Target) -> dict[str, onnx.ModelProto]:
     """The graphs to judge; flavours that share a file stand under all their names."""
-    if path.suffix == ".onnx":
+    if path.suffix.lower() == ".onnx":
         return {path.name: read_onnx(path)}
     bundle = Bundle.read(path)
+    precision = bundle.manifest.precision
+    engine_source(bundle, EngineOptions(precision=precision, flavour=target.flavour))  # or refused
     names: dict[str, list[str]] = {}
     for name, record in bundle.manifest.flavours.items():
         if name.startswith(f"{target.flavour}."):
             names.setdefault(record.file, []).append(name)
-    if not names:  # a bundle that carries no flavour of that kind: what it was made from
-        names = {file: [variant] for variant, file in bundle.manifest.variants.items()}
     return {
         ", ".join(listed): parse_onnx(bundle.file(file), f"{file} in {path}")
         for file, listed in names.items()

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -118,22 +119,42 @@ def build_flavours(
     ranges = record_ranges(variants["fp32"], samples)
     flavours: dict[str, BuiltFlavour] = {}
     missing: dict[str, None] = {}
-    for flavour in _STAND_IN:
-        own = flavour == target.flavour
-        judge = target if own else parse_target(_STAND_IN[flavour])
-        for engine in _ENGINES[precision]:
-            source = variants["int8" if engine == "int8" else "fp32"]
+    with ExitStack() as stack:
+        references = {
+            name: _remembered(graph, stack, judged_as) for name, graph in variants.items()
+        }
+        parity = _Parity(references, samples[:parity_samples], judged_as)
+        for flavour, engine in itertools.product(_STAND_IN, _ENGINES[precision]):
+            own = flavour == target.flavour
+            judge = target if own else parse_target(_STAND_IN[flavour])
+            source = "int8" if engine == "int8" else "fp32"
             try:
-                result = _make(engine, source, judge, ranges, policy)
+                result = _make(engine, variants[source], judge, ranges, policy)
                 report = _linted(result, judge)
-                parity = _parity(result, source, variants, samples[:parity_samples], judged_as)
+                built = BuiltFlavour(result, judge, parity.check(result, source), report)
             except StepError as err:
                 if own:
                     raise
                 missing[f"no {flavour}.{engine} flavour: {err}"] = None
                 continue
-            flavours[f"{flavour}.{engine}"] = BuiltFlavour(result, judge, parity, report)
+            flavours[f"{flavour}.{engine}"] = built
     return BuiltFlavours(flavours, tuple(missing))
+
+
+def _remembered(
+    graph: onnx.ModelProto, stack: ExitStack, judged_as: Callable[[Runner], Runner]
+) -> Runner:
+    """A graph that is run once for every sample, however often it is asked."""
+    run = judged_as(stack.enter_context(OrtSession(graph.SerializeToString())).run)
+    outputs: dict[int, Arrays] = {}
+
+    def remembered(inputs: Arrays) -> Arrays:
+        key = id(inputs)  # the samples outlive this
+        if key not in outputs:
+            outputs[key] = run(inputs)
+        return outputs[key]
+
+    return remembered
 
 
 def _make(
@@ -165,18 +186,48 @@ def _linted(result: FlavourResult, target: Target) -> LintReport:
     return report
 
 
-def _parity(
-    result: FlavourResult,
-    source: onnx.ModelProto,
-    variants: Mapping[str, onnx.ModelProto],
-    samples: Sequence[Arrays],
-    judged_as: Callable[[Runner], Runner],
-) -> FlavourParity:
-    halved = result.flavour == "strong" and "fp16" in result.precisions.values()
-    shown = round_as_half(result.model) if halved else result.model
-    with ExitStack() as stack:
-        runs = [
-            judged_as(stack.enter_context(OrtSession(graph.SerializeToString())).run)
-            for graph in (shown, source, variants["fp32"])
-        ]
-        return check_flavour(result.flavour, runs[0], runs[1], runs[2], samples)
+@dataclass(frozen=True, slots=True)
+class _Parity:
+    """The variants' answers to a few samples, to hold flavours against."""
+
+    references: Mapping[str, Runner]
+    samples: Sequence[Arrays]
+    judged_as: Callable[[Runner], Runner]
+
+    def check(self, result: FlavourResult, source: str) -> FlavourParity:
+        """Hold a flavour against the variant it was made from, and both against FP32."""
+        halved = result.flavour == "strong" and "fp16" in result.precisions.values()
+        shown = round_as_half(result.model) if halved else result.model
+        own, fp32 = self.references[source], self.references["fp32"]
+        with OrtSession(shown.SerializeToString()) as session:
+            run = self.judged_as(session.run)
+            return check_flavour(result.flavour, run, own, fp32, self.samples)
+
+
+def lint_remarks(built: BuiltFlavours) -> tuple[str, ...]:
+    """What the lint remarks of any flavour, once where it says the same of several."""
+    found: dict[str, list[str]] = {}
+    for name, flavour in built.flavours.items():
+        for finding in flavour.lint.findings:
+            found.setdefault(str(finding), []).append(name)
+    return (*(f"{', '.join(names)}: {text}" for text, names in found.items()), *built.missing)
+
+
+def flavour_files(
+    built: BuiltFlavours, files: Mapping[str, bytes], name_of: Callable[[str], str]
+) -> tuple[dict[str, bytes], dict[str, FlavourRecord]]:
+    """All files of a bundle and a record per flavour; graphs that are equal share a file.
+
+    Args:
+        built: The flavours.
+        files: The variants' files, by name.
+        name_of: The file name of a flavour.
+    """
+    all_files, records = dict(files), {}
+    by_content = {data: name for name, data in files.items()}
+    for name, flavour in built.flavours.items():
+        data = flavour.result.model.SerializeToString()
+        file = by_content.setdefault(data, name_of(name))
+        all_files[file] = data
+        records[name] = flavour.record(file)
+    return all_files, records

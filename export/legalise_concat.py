@@ -7,9 +7,9 @@ as those of unlike streams, keep their own.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import itertools
+from collections.abc import Collection
 
-import numpy as np
 import onnx
 from onnx import numpy_helper
 
@@ -37,18 +37,21 @@ def share_concat_scales(model: onnx.ModelProto) -> list[tuple[str, str]]:
         for q in view.quantizers
         if q.quantizes and q.scale is not None and q.scale.size == 1
     }
+    names = (f"shared_scale_{i}" for i in itertools.count())
     changes = []
     for label, tensors in _groups(view, scales.keys()):
         values = sorted({float(scales[name].reshape(())) for name in tensors})
         if 1 < values[-1] / values[0] <= LARGEST_RATIO:
             largest = max((scales[name] for name in tensors), key=lambda scale: float(scale.max()))
-            _set_scale(model.graph, tensors, largest)
+            name = next(name for name in names if not view.has(name))
+            model.graph.initializer.append(numpy_helper.from_array(largest.reshape(()), name))
+            _set_scale(model.graph, tensors, name)
             text = ", ".join(f"{value:.4g}" for value in values)
             changes.append((label, f"scales {text} became {values[-1]:.4g}"))
     return changes
 
 
-def _groups(view: GraphView, quantized: Collection[str]) -> Iterator[tuple[str, set[str]]]:
+def _groups(view: GraphView, quantized: Collection[str]) -> list[tuple[str, set[str]]]:
     """The 8-bit tensors that Concats join, those with a tensor in common as one group."""
     groups: list[tuple[str, set[str]]] = []
     for node in view.nodes:
@@ -60,15 +63,12 @@ def _groups(view: GraphView, quantized: Collection[str]) -> Iterator[tuple[str, 
         groups = [group for group in groups if group not in common]
         label = common[0][0] if common else node.label
         groups.append((label, tensors.union(*(group[1] for group in common))))
-    yield from groups
+    return groups
 
 
-def _set_scale(graph: onnx.GraphProto, tensors: set[str], scale: np.ndarray) -> None:
-    """Let every Q/DQ of these 8-bit tensors use one new constant."""
-    taken = {tensor.name for tensor in graph.initializer}
-    name = next(n for i in range(len(taken) + 1) if (n := f"shared_scale_{i}") not in taken)
-    graph.initializer.append(numpy_helper.from_array(np.asarray(scale).reshape(()), name))
+def _set_scale(graph: onnx.GraphProto, tensors: set[str], scale: str) -> None:
+    """Let every Q/DQ of these 8-bit tensors use one constant."""
     for proto in graph.node:
         stored = {QUANTIZE: proto.output, DEQUANTIZE: proto.input}.get(proto.op_type)
         if stored is not None and stored[0] in tensors:
-            proto.input[1] = name
+            proto.input[1] = scale

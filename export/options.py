@@ -81,7 +81,7 @@ class BuildOptions:
     @property
     def is_onnx(self) -> bool:
         """Whether the model is a file that is already traced."""
-        return self.model.endswith(".onnx")
+        return self.model.lower().endswith(".onnx")
 
     @property
     def is_ours(self) -> bool:

@@ -20,21 +20,14 @@ from edge_fusion.bundle import GOLDEN_NAME, Bundle, check_destination, write_bun
 from edge_fusion.calibration.calibration_set import load_calibration_set
 from edge_fusion.errors import FrameError, ModelError
 from edge_fusion.files import sha256_file
-from edge_fusion.manifest import (
-    FlavourRecord,
-    Golden,
-    Manifest,
-    Origin,
-    ParityRecord,
-    QuantizationRecord,
-)
+from edge_fusion.manifest import Golden, Manifest, Origin, ParityRecord, QuantizationRecord
 from edge_fusion.preprocess import Inputs, activate
 from edge_fusion.runtime.ort import OrtSession
 from edge_fusion.spec import ModelSpec
 from edge_fusion.target import Target
 
 from .cost import count_cost
-from .flavour_build import BuiltFlavours, build_flavours
+from .flavour_build import BuiltFlavours, build_flavours, flavour_files, lint_remarks
 from .fold import fold
 from .golden import make_golden
 from .graph import opset_of
@@ -138,9 +131,11 @@ def build(options: BuildOptions, progress: Progress = _quiet) -> Bundle:
         quantized = _quantize(options, traced.graph, spec, pairs.samples, progress)
         variants["int8"] = quantized.graph
     built = _flavours(options, variants, target, spec, pairs.samples, progress)
-    remarks = _flat_output(traced.graph, spec, pairs.samples) + _lint_remarks(built)
+    remarks = _flat_output(traced.graph, spec, pairs.samples) + lint_remarks(built)
     models = {name: graph.SerializeToString() for name, graph in variants.items()}
-    files, flavours = _flavour_files(built, {_file_name(n): data for n, data in models.items()})
+    files, flavours = flavour_files(
+        built, {_file_name(n): data for n, data in models.items()}, _file_name
+    )
     samples = pairs.samples[:GOLDEN_SAMPLES]
     manifest = Manifest(
         created_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -283,32 +278,9 @@ def _flavours(
             judged_as=lambda runner: _saliency(runner, spec),
         )
         own = built.flavours[f"{target.flavour}.{options.precision}"]
-        remarks = len(_lint_remarks(built))
+        remarks = len(lint_remarks(built))
         done(f"{', '.join(built.flavours)}; {own.parity}; {remarks} remarks for {target.name}")
     return built
-
-
-def _lint_remarks(built: BuiltFlavours) -> tuple[str, ...]:
-    """What the lint remarks of any flavour, once where it says the same of several."""
-    found: dict[str, list[str]] = {}
-    for name, flavour in built.flavours.items():
-        for finding in flavour.lint.findings:
-            found.setdefault(str(finding), []).append(name)
-    return (*(f"{', '.join(names)}: {text}" for text, names in found.items()), *built.missing)
-
-
-def _flavour_files(
-    built: BuiltFlavours, files: Mapping[str, bytes]
-) -> tuple[dict[str, bytes], dict[str, FlavourRecord]]:
-    """All files and a record per flavour; graphs that are equal share a file."""
-    all_files, records = dict(files), {}
-    by_content = {data: name for name, data in files.items()}
-    for name, flavour in built.flavours.items():
-        data = flavour.result.model.SerializeToString()
-        file = by_content.setdefault(data, _file_name(name))
-        all_files[file] = data
-        records[name] = flavour.record(file)
-    return all_files, records
 
 
 def _flat_output(

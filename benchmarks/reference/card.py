@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
+from benchmarks.command import run
 from edge_fusion.errors import InputError
 from edge_fusion.files import write_bytes
 
@@ -98,15 +99,18 @@ def main(
     int8: Annotated[Path, typer.Option(help="What benchmarks.reference.int8 wrote.")],
 ) -> None:
     """Write the tables into the card."""
+    card = figures.with_suffix(".md")
+    for path in (figures, int8, card):
+        if not path.is_file():
+            raise InputError(f"no such file: {path}")
     measured = json.loads(figures.read_text())
     tables = {
         "accuracy": accuracy_table(measured),
         "pooled": pooled_table(measured),
         "int8": int8_table(json.loads(int8.read_text())),
     }
-    card = figures.with_suffix(".md")
     write_bytes(card, filled(card.read_text(), tables).encode(), "the model card")
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.command import run
 from edge_fusion.export.models.registry import LoadedModel, load_model
 from edge_fusion.files import write_bytes
 from edge_fusion.frame import RgbdFrame
@@ -293,4 +294,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -21,8 +22,9 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks.command import run
 from edge_fusion.bundle import Bundle
-from edge_fusion.errors import EdgeFusionError, GateError
+from edge_fusion.errors import GateError
 from edge_fusion.files import write_bytes
 from edge_fusion.metrics import ImageScores, pool
 from edge_fusion.preprocess import Inputs, prepare
@@ -109,13 +111,16 @@ def main(
     """Compare both variants of a bundle and print a table."""
     opened = Bundle.read(bundle)
     spec = opened.manifest.model
-    predictors = [
-        session_predictor(open_session(opened, variant, "ort"), spec) for variant in VARIANTS
-    ]
     sets = (*(["validation"] if validation else []), *REAL_SETS)
     costs: list[Cost] = []
-    for name in track(sets, "comparing"):
-        costs += cost_of(name, predictors, images(data, spec, name, validation))
+    with ExitStack() as stack:
+        sessions = [
+            stack.enter_context(closing(open_session(opened, variant, "ort")))
+            for variant in VARIANTS
+        ]
+        predictors = [session_predictor(session, spec) for session in sessions]
+        for name in track(sets, "comparing"):
+            costs += cost_of(name, predictors, images(data, spec, name, validation))
     console = Console()
     console.print(table(costs))
     if json_out is not None:
@@ -128,7 +133,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except EdgeFusionError as err:
-        raise SystemExit(f"error: {err}") from None
+    run(main)

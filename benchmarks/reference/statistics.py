@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.command import run
 from edge_fusion.preprocess import prepare
 from edge_fusion.spec import ModelSpec
 
@@ -147,4 +148,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

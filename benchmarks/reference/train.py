@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from benchmarks.command import run
 from edge_fusion.errors import GateError
 from edge_fusion.export.checkpoint import load_checkpoint, save_checkpoint
 from edge_fusion.export.models.hosts import FusionHost
@@ -345,4 +346,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import onnx
 import pytest
 
 from edge_fusion.bundle import Bundle
-from edge_fusion.errors import BundleError, ModelError, TargetError
+from edge_fusion.errors import BundleError, EngineError, ModelError, TargetError
 from edge_fusion.export import check as module
 from edge_fusion.export.check import check_path, finding_rows, witness_rows
 from edge_fusion.export.witness import Verdict, WitnessReport
@@ -63,9 +64,13 @@ def test_an_unknown_target_is_named_before_anything_is_read(tmp_path: Path) -> N
 class FakeBundle:
     """A bundle whose hashes are right and whose model is none."""
 
+    path = Path("bundle")
+
     class manifest:
-        flavours: ClassVar[dict[str, object]] = {}
-        variants: ClassVar[dict[str, str]] = {"int8": "model.int8.onnx"}
+        precision = "int8"
+        flavours: ClassVar[dict[str, object]] = {
+            "strong.int8": SimpleNamespace(file="model.strong.int8.onnx")
+        }
 
     def file(self, name: str) -> bytes:
         return b"not a model"
@@ -73,8 +78,18 @@ class FakeBundle:
 
 def test_a_model_in_a_bundle_that_is_none_is_named(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(Bundle, "read", lambda path: FakeBundle())
-    with pytest.raises(ModelError, match=r"cannot read model\.int8\.onnx in .*bundle as an ONNX"):
+    with pytest.raises(
+        ModelError, match=r"cannot read model\.strong\.int8\.onnx in .*bundle as"
+    ):
         check_path(tmp_path / "bundle", "orin-nano")
+
+
+def test_a_bundle_without_a_graph_for_the_target_is_refused(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(Bundle, "read", lambda path: FakeBundle())
+    with pytest.raises(
+        EngineError, match=r"no graph for a.* int8.* under TensorRT 8"
+    ):
+        check_path(tmp_path / "bundle", "xavier-nx")
 
 
 def verdicts(*outcomes: str) -> WitnessReport:
