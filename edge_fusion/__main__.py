@@ -139,16 +139,21 @@ def compare(
 def inspect(
     bundle: BundlePath,
     self_check: Annotated[
-        bool, typer.Option("--self-check", help="Run the golden inputs on this machine.")
+        bool,
+        typer.Option(
+            "--self-check",
+            help="Run the golden inputs here: every variant, or on TensorRT every engine.",
+        ),
     ] = False,
+    backend: Backend = "auto",
     json_to: JsonTo = None,
 ) -> None:
     """Show what a bundle holds, after checking the hash of every file in it."""
     from edge_fusion.console import console_for, emit_json, facts_table
     from edge_fusion.runtime.inspect import bundle_facts, check_facts, inspect_bundle
 
-    inspection = inspect_bundle(bundle, self_check=self_check)
-    facts = bundle_facts(inspection.bundle) | check_facts(inspection.checks)
+    inspection = inspect_bundle(bundle, self_check=self_check, backend=backend)
+    facts = bundle_facts(inspection.bundle) | check_facts(inspection.checks, inspection.backend)
     console_for(json_to).print(facts_table(facts))
     emit_json(json_to, inspection.as_dict())
     if not inspection.passed:

@@ -1,8 +1,8 @@
 """What this machine is: its board, JetPack, power mode, clocks and memory, read without root.
 
-Everything comes from files below one root folder, so that a copied tree can be examined as well
-as the machine itself.  Files that are missing, unreadable or garbled leave their fields ``None``:
-a probe never fails.
+Everything but the architecture comes from files below one root folder, so that a copied tree can
+be examined as well as the machine itself.  Files that are missing, unreadable or garbled leave
+their fields ``None``: a probe never fails.
 """
 
 from __future__ import annotations
@@ -77,8 +77,7 @@ class BoardState:
         memory_bytes: Memory in all.
         available_bytes: Memory that new work could have.
         swap_bytes: Swap in all, 0 where there is none.
-        python: Version of the Python that runs this.
-        architecture: Such as ``aarch64``.
+        architecture: Such as ``aarch64``; None for a copied tree, which does not tell.
     """
 
     model: str | None = None
@@ -95,8 +94,7 @@ class BoardState:
     memory_bytes: int | None = None
     available_bytes: int | None = None
     swap_bytes: int | None = None
-    python: str = platform.python_version()
-    architecture: str = platform.machine()
+    architecture: str | None = None
 
     @property
     def is_jetson(self) -> bool:
@@ -167,6 +165,7 @@ def probe_board(root: Path = Path("/")) -> BoardState:
         memory_bytes=memory.get("MemTotal"),
         available_bytes=memory.get("MemAvailable"),
         swap_bytes=memory.get("SwapTotal"),
+        architecture=platform.machine() if root.resolve() == Path("/") else None,
     )
 
 

@@ -2,56 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from edge_fusion.build_jobs import (
+    MODEL,
+    ExporterName,
+    Precision,
+    ServerFormat,
+    choose_device_job,
+    means_a_bundle,
+    refuse_others,
+)
 from edge_fusion.command_line import JsonTo
+from edge_fusion.device_job import DeviceOptions, run_device_job
 from edge_fusion.errors import InputError
-
-if TYPE_CHECKING:
-    from edge_fusion.bundle import Bundle
-    from edge_fusion.engine import EnginePrecision, EngineRecord
 
 _BUNDLES = "For a model: write a bundle"
 _ENGINES = "For a bundle: build an engine of it"
 DEFAULT_TARGET = "orin-nano"
-#: Options that one kind of build alone takes, as the command line names them.
-_OF_MODELS = (
-    "calib", "checkpoint", "spec", "size", "calib_count", "seed", "keep_fp16", "opset", "exporter",
-    "allow_partial", "untrained",
-)  # fmt: skip
-_OF_BUNDLES = (
-    "optimization_level", "workspace", "timing_cache", "on", "wheelhouse", "directory", "python",
-    "ssh_config", "print_trtexec", "export", "plan", "name",
-)  # fmt: skip
-
-
-class Precision(str, Enum):
-    """The precisions a bundle and an engine can be built for."""
-
-    fp32 = "fp32"
-    fp16 = "fp16"
-    int8 = "int8"
-
-
-class ExporterName(str, Enum):
-    """torch's two ONNX exporters."""
-
-    dynamo = "dynamo"
-    legacy = "legacy"
-
-
-class ServerFormat(str, Enum):
-    """What serves a bundle instead of this package."""
-
-    triton = "triton"
-    triton_ort = "triton-ort"
-    isaac_ros = "isaac-ros"
 
 
 def build(
@@ -82,7 +53,7 @@ def build(
         typer.Option(help="Board and JetPack, such as orin-nano@6.2; see 'targets'."),
     ] = None,
     force: Annotated[
-        bool, typer.Option(help="Replace an older bundle, engine or export of the same name.")
+        bool, typer.Option(help="Replace an older bundle, engine, record or export.")
     ] = False,
     json_to: JsonTo = None,
     calib: Annotated[
@@ -252,41 +223,30 @@ def build(
 
     On the device:       build BUNDLE   (or from here, build BUNDLE --on ssh://user@device)
     """
-    from edge_fusion.bundle import Bundle, is_bundle
-
-    given = context.params
-    if not is_bundle(Path(model)):
-        _refuse_others(context, _OF_BUNDLES, f"{model} is not a bundle")
-        _build_bundle(given)
+    if not means_a_bundle(context, model):
+        refuse_others(context, MODEL, model)
+        _build_bundle(context.params)
         return
-    _refuse_others(context, _OF_MODELS, f"{model} is a bundle already")
-    job = DeviceJob(Bundle.read(model), given)
-    kinds: tuple[tuple[object, Callable[[], None]], ...] = (
-        (print_trtexec, job.print_trtexec),
-        (export, job.export),
-        (on, job.build_there),
-        (True, job.build_here),
-    )
-    next(do for wanted, do in kinds if wanted)()
+    from edge_fusion.bundle import Bundle
 
-
-def _refuse_others(context: typer.Context, names: tuple[str, ...], why: str) -> None:
-    """Refuse options that the other kind of build takes."""
-    for name in names:
-        source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
-            option = name.replace("_", "-")
-            raise InputError(f"--{option}", got=why, cure="see 'edge-fusion build --help'")
+    bundle = Bundle.read(model)
+    job = choose_device_job(context)
+    refuse_others(context, job, model)
+    run_device_job(job, bundle, DeviceOptions.of(context.params))
 
 
 def _build_bundle(given: dict[str, Any]) -> None:
+    if given["output"] is None:
+        raise InputError(
+            f"no place for the bundle of {given['model']}",
+            cure=f"build MODEL --calib SET -o BUNDLE; if {given['model']} is meant to be a bundle, "
+            "there is none",
+        )
     from edge_fusion.console import Steps, console_for, emit_json, facts_table
     from edge_fusion.export.options import BuildOptions
     from edge_fusion.export.pipeline import build as build_bundle
     from edge_fusion.runtime.inspect import bundle_facts
 
-    if given["output"] is None:
-        raise InputError("no place for the bundle", cure="build MODEL --calib SET -o BUNDLE")
     precision = given["precision"] or Precision.int8
     options = BuildOptions(
         model=given["model"],
@@ -311,139 +271,3 @@ def _build_bundle(given: dict[str, Any]) -> None:
         bundle = build_bundle(options, steps)
     console.print(facts_table(bundle_facts(bundle)))
     emit_json(given["json_to"], bundle.manifest.model_dump(mode="json"))
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceJob:
-    """What to make of a bundle for a device: the options of the command by name."""
-
-    bundle: Bundle
-    given: dict[str, Any]
-
-    @property
-    def precision(self) -> EnginePrecision:
-        """What was asked for, or the lowest that the bundle was built for."""
-        wanted: Precision | None = self.given["precision"]
-        return wanted.value if wanted else self.bundle.manifest.precision
-
-    def build_here(self) -> None:
-        """Build the engine on this machine."""
-        from edge_fusion.console import Steps, console_for
-        from edge_fusion.export.engine import EngineBuild, build_engine
-
-        if self.given["output"] is not None:
-            raise InputError("--output", got="a bundle", cure="its engine is kept in the bundle")
-        options = EngineBuild(
-            self.precision,
-            self.given["optimization_level"],
-            self.given["workspace"],
-            self.given["timing_cache"],
-            rebuild=self.given["force"],
-        )
-        with Steps(console_for(self.given["json_to"])) as steps:
-            engine = build_engine(self.bundle, options, steps)
-        self._show(engine.record, {"engine": str(engine.folder)})
-
-    def build_there(self) -> None:
-        """Build the engine on another machine."""
-        from edge_fusion.console import Steps, console_for
-        from edge_fusion.export.remote import RemoteOptions, build_remote
-
-        names = ("workspace", "optimization_level")
-        values = {f"--{n.replace('_', '-')}": self.given[n] for n in names}
-        passed = [text for n, v in values.items() if v is not None for text in (n, str(v))]
-        flags = {
-            "--force": self.given["force"],
-            "--no-timing-cache": not self.given["timing_cache"],
-        }
-        options = RemoteOptions(
-            self.given["on"],
-            self.precision,
-            directory=self.given["directory"],
-            python=self.given["python"],
-            wheelhouse=self.given["wheelhouse"],
-            build_options=(*passed, *(flag for flag, wanted in flags.items() if wanted)),
-            ssh_config=self.given["ssh_config"],
-            output=self.given["output"],
-        )
-        console = console_for(self.given["json_to"])
-        try:
-            with Steps(console) as steps:
-                result = build_remote(
-                    self.bundle.path, options, steps, lambda line: console.print(line, markup=False)
-                )
-        except KeyboardInterrupt:
-            console.print("a build that was started there goes on; the same command finds it again")
-            raise
-        self._show(result.record, {"device": result.host, "bundle there": result.bundle})
-
-    def _show(self, record: EngineRecord, where: dict[str, str]) -> None:
-        from edge_fusion.console import console_for, emit_json, facts_table
-
-        share = record.summary.int8_mac_share
-        layers = ", ".join(f"{count} {kind}" for kind, count in record.summary.layers.items())
-        allowed = f"{record.golden_mean_abs:.2g} of {record.golden_tolerance:g} allowed"
-        facts = {
-            **where,
-            "precision": f"{record.options.precision}, {record.plan_bytes / 1e6:.2f} MB",
-            "built on": f"{record.device.name}, TensorRT {record.device.tensorrt}",
-            "layers": layers or "not told",
-            "INT8 share of MACs": "not told" if share is None else f"{share:.0%}",
-            "self-check": f"mean difference {allowed}",
-        }
-        console_for(self.given["json_to"]).print(facts_table(facts))
-        emit_json(self.given["json_to"], record.model_dump(mode="json"))
-
-    def print_trtexec(self) -> None:
-        """Print the line for the target."""
-        from edge_fusion.console import STANDARD_OUTPUT, emit_json
-        from edge_fusion.export.trtexec import trtexec_command
-        from edge_fusion.target import parse_target
-
-        target = parse_target(self.given["target"] or self.bundle.manifest.target)
-        line = trtexec_command(
-            self.bundle,
-            target,
-            self.precision,
-            workspace_mib=self.given["workspace"],
-            optimization_level=self.given["optimization_level"],
-        )
-        typer.echo(line, err=self.given["json_to"] == STANDARD_OUTPUT)
-        emit_json(self.given["json_to"], {"target": target.name, "command": line})
-
-    def export(self) -> None:
-        """Write what another server needs."""
-        from edge_fusion.console import console_for, emit_json
-        from edge_fusion.export.serving import export_isaac_ros, export_triton
-
-        form, output, replace = (self.given[key] for key in ("export", "output", "force"))
-        if output is None:
-            raise InputError(f"--export {form.value}", cure="say where to: -o PATH")
-        bundle, precision, name = self.bundle, self.precision, self.given["name"]
-        if form is ServerFormat.triton_ort:
-            made = export_triton(
-                bundle, precision, output, platform="onnxruntime_onnx", name=name, replace=replace
-            )
-        elif form is ServerFormat.triton:
-            made = export_triton(
-                bundle, precision, output, self._plan(), name=name, replace=replace
-            )
-        else:
-            made = export_isaac_ros(bundle, precision, output, self._plan(), replace=replace)
-        console_for(self.given["json_to"]).print(f"written: {made}", markup=False)
-        emit_json(self.given["json_to"], {"written": str(made)})
-
-    def _plan(self) -> Path:
-        """The plan that was named, or that of the engine that was built on this device."""
-        from edge_fusion.board import probe_board
-        from edge_fusion.engine import PLAN_NAME, find_engine
-        from edge_fusion.runtime.cuda import Cuda
-        from edge_fusion.runtime.trt_api import load_tensorrt, this_device
-
-        named: Path | None = self.given["plan"]
-        if named is not None:
-            return named
-        api = load_tensorrt("finding this device's engine")
-        with Cuda.load() as cuda:
-            device = this_device(api, cuda, probe_board())
-        return find_engine(self.bundle, self.precision, device).folder / PLAN_NAME

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-import stat
-import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from edge_fusion.bundle_files import COPY_AGAIN, file_names, pack_tar, reader
 from edge_fusion.errors import BundleError, OutputError
 from edge_fusion.files import partial_directory, sha256, write_bytes, write_synced, writing
 from edge_fusion.manifest import MANIFEST_NAME, SCHEMA_VERSION, SEAL, FileRecord, Manifest, seal
@@ -25,7 +24,6 @@ from edge_fusion.spec import first_problem
 GOLDEN_NAME = "golden.npz"
 ENGINES = "engines/"  # what a device adds below it belongs to the bundle, unlisted as it is
 _MAX_MANIFEST_BYTES = 64 << 20
-_AGAIN = "copy the bundle again, or build it again"
 
 # What zipfile and numpy raise over a damaged archive; RuntimeError is an encrypted member.
 _ARCHIVE_ERRORS = (
@@ -37,8 +35,6 @@ _ARCHIVE_ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
 )
-
-_Reader = Callable[[str, int], bytes]  # name, most bytes it may have
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +90,13 @@ class Bundle:
                 expected=" or ".join(self.manifest.files),
             )
         entry = self.manifest.files[name]
-        data = _reader(self.path)(name, entry.size_bytes)
+        data = reader(self.path)(name, entry.size_bytes)
         if len(data) != entry.size_bytes or sha256(data) != entry.sha256:
             raise BundleError(
                 f"'{name}' in bundle {self.path} is damaged or was changed",
                 expected=f"{entry.size_bytes} bytes with sha256 {entry.sha256[:12]}...",
                 got=f"{len(data)} bytes with sha256 {sha256(data)[:12]}...",
-                cure=_AGAIN,
+                cure=COPY_AGAIN,
             )
         return data
 
@@ -132,7 +128,9 @@ class Bundle:
             arrays = _load_arrays(data)
         except _ARCHIVE_ERRORS as err:
             raise BundleError(
-                f"{GOLDEN_NAME} in bundle {self.path} is not readable", got=str(err), cure=_AGAIN
+                f"{GOLDEN_NAME} in bundle {self.path} is not readable",
+                got=str(err),
+                cure=COPY_AGAIN,
             ) from err
         inputs = (f"input.{tensor.name}" for tensor in self.manifest.model.inputs)
         needed = (*inputs, *(f"output.{variant}" for variant in self.variants))
@@ -142,7 +140,7 @@ class Bundle:
                 f"{GOLDEN_NAME} in bundle {self.path} is incomplete",
                 expected=f"{', '.join(needed)} with the same number of samples, at least one",
                 got=", ".join(f"{name} with {counts.get(name, 'none')}" for name in needed),
-                cure=_AGAIN,
+                cure=COPY_AGAIN,
             )
         return arrays
 
@@ -176,7 +174,7 @@ def write_bundle(
     text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
     contents = {MANIFEST_NAME: text.encode(), **files}
     if path.suffix == ".tar":
-        write_bytes(path, _tar(contents), "the bundle")
+        write_bytes(path, pack_tar(contents), "the bundle")
     else:
         with partial_directory(path, "the bundle") as partial:
             for name, data in contents.items():
@@ -235,20 +233,7 @@ def _foreign_file(path: Path) -> str | None:
     """The first file in a bundle that neither its manifest nor a device's build put there."""
     listed = _manifest_fields(path).get("files")
     own = {MANIFEST_NAME, *(listed if isinstance(listed, dict) else ())}
-    names = sorted(_names_in_folder(path) if path.is_dir() else _names_in_tar(path))
-    return next((n for n in names if n not in own and not n.startswith(ENGINES)), None)
-
-
-def _names_in_folder(path: Path) -> Iterator[str]:
-    with writing("the bundle", path):
-        for entry in path.rglob("*"):
-            if entry.is_symlink() or not entry.is_dir():
-                yield entry.relative_to(path).as_posix()
-
-
-def _names_in_tar(path: Path) -> Iterator[str]:
-    with tarfile.open(path, "r:") as archive:
-        yield from (member.name for member in archive if not member.isdir())
+    return next((n for n in file_names(path) if n not in own and not n.startswith(ENGINES)), None)
 
 
 def _manifest_fields(path: Path) -> dict[str, Any]:
@@ -258,7 +243,7 @@ def _manifest_fields(path: Path) -> dict[str, Any]:
         BundleError: There is no manifest.
         ValueError: It is not a JSON object.
     """
-    return _json_object(_reader(path)(MANIFEST_NAME, _MAX_MANIFEST_BYTES))
+    return _json_object(reader(path)(MANIFEST_NAME, _MAX_MANIFEST_BYTES))
 
 
 def _json_object(data: bytes) -> dict[str, Any]:
@@ -272,7 +257,7 @@ def _json_object(data: bytes) -> dict[str, Any]:
 
 
 def _no_manifest(path: Path, got: str) -> BundleError:
-    return BundleError(f"{MANIFEST_NAME} of {path} is not a manifest", got=got, cure=_AGAIN)
+    return BundleError(f"{MANIFEST_NAME} of {path} is not a manifest", got=got, cure=COPY_AGAIN)
 
 
 def _parse_manifest(path: Path, fields: Mapping[str, Any]) -> Manifest:
@@ -299,13 +284,17 @@ def _check_seal(path: Path, fields: Mapping[str, Any]) -> None:
     if fields.get(SEAL) != seal(fields):
         raise BundleError(
             f"{MANIFEST_NAME} of {path} is damaged or was changed",
-            cure=f"{_AGAIN}; its fields are set by build, never by hand",
+            cure=f"{COPY_AGAIN}; its fields are set by build, never by hand",
         )
 
 
 def _check_complete(path: Path, manifest: Manifest) -> None:
-    """Every file that will be read has a hash, every variant a bound to be judged by."""
-    needed = (*manifest.variants.values(), GOLDEN_NAME)
+    """Every file that will be read has a hash, every variant a bound to be judged by.
+
+    What lies below ``engines`` was built by a device, and is no part of what was packed here.
+    """
+    graphs = (flavour.file for flavour in manifest.flavours.values())
+    needed = dict.fromkeys((*manifest.variants.values(), *graphs, GOLDEN_NAME))
     bounded = manifest.golden.mean_abs_tolerance
     missing = [f"the hash of '{name}'" for name in needed if name not in manifest.files]
     missing += [f"the tolerance of '{name}'" for name in manifest.variants if name not in bounded]
@@ -314,7 +303,14 @@ def _check_complete(path: Path, manifest: Manifest) -> None:
             f"{MANIFEST_NAME} of {path} is incomplete",
             expected="a hash of every file and a golden tolerance of every variant",
             got=f"one without {', '.join(missing)}",
-            cure=_AGAIN,
+            cure=COPY_AGAIN,
+        )
+    within = next((n for n in manifest.files if f"{n}/".startswith(ENGINES)), None)
+    if within is not None:
+        raise BundleError(
+            f"{MANIFEST_NAME} of {path} lists '{within}'",
+            expected=f"no file in {ENGINES}, where a device puts what it built",
+            cure="get the bundle from somebody who built it, or build it again",
         )
 
 
@@ -330,71 +326,3 @@ def _load_arrays(data: bytes) -> dict[str, NDArray[np.float32]]:
         if not isinstance(array, np.ndarray) or array.dtype != np.float32 or not array.ndim:
             raise ValueError(f"'{name}' is no stack of float32 samples")
     return arrays
-
-
-def _reader(path: Path) -> _Reader:
-    """How to read one file of a bundle, by what the bundle is."""
-    if path.is_dir():
-        return lambda name, most: _read_from_folder(path, name, most)
-    if path.is_file():
-        return lambda name, most: _read_from_tar(path, name, most)
-    raise BundleError(
-        f"no bundle at {path}", cure="make one: edge-fusion build MODEL --calib SET -o BUNDLE"
-    )
-
-
-def _read_from_folder(path: Path, name: str, most: int) -> bytes:
-    file = path / name
-    try:
-        if file.is_symlink() or not file.resolve().is_relative_to(path.resolve()):
-            raise BundleError(f"'{name}' in bundle {path} is a link; bundles hold plain files only")
-        status = file.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise BundleError(f"'{name}' in {path} is not a plain file")
-        _check_size(path, name, status.st_size, most)
-        return file.read_bytes()
-    except OSError as err:
-        raise BundleError(
-            f"'{name}' is missing from {path}",
-            got=err.strerror or str(err),
-            cure=f"is this a bundle? {_AGAIN}",
-        ) from err
-
-
-def _read_from_tar(path: Path, name: str, most: int) -> bytes:
-    try:
-        with tarfile.open(path, "r:") as archive:
-            member = archive.getmember(name)
-            file = archive.extractfile(member) if member.isreg() else None
-            if file is None:
-                raise BundleError(f"'{name}' in {path} is not a plain file")
-            _check_size(path, name, member.size, most)
-            return file.read()
-    except KeyError as err:
-        raise BundleError(f"'{name}' is missing from {path}; is this a bundle?") from err
-    except (tarfile.TarError, OSError, ValueError) as err:
-        raise BundleError(
-            f"{path} is not a readable .tar", got=str(err), cure="copy the bundle again"
-        ) from err
-
-
-def _check_size(path: Path, name: str, size: int, most: int) -> None:
-    """Before reading: a few bytes of a sparse file or archive member can claim any size."""
-    if size > most:
-        raise BundleError(
-            f"'{name}' in bundle {path} is too large",
-            expected=f"at most {most} bytes",
-            got=f"{size} bytes",
-            cure=_AGAIN,
-        )
-
-
-def _tar(contents: Mapping[str, bytes]) -> bytes:
-    """An uncompressed archive with fixed owners and times, so that equal contents are equal."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
-        for name, data in contents.items():
-            info = tarfile.TarInfo(name)
-            info.size, info.mode = len(data), 0o644
-            archive.addfile(info, io.BytesIO(data))
-    return buffer.getvalue()

@@ -24,8 +24,7 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the command; a deliberate error becomes one message, without a traceback."""
         try:
-            with naming_missing_packages(ctx.invoked_subcommand):
-                return super().invoke(ctx)
+            return self._invoke(ctx)
         except EdgeFusionError as err:
             if ctx.params.get("debug"):
                 traceback.print_exc()
@@ -44,6 +43,13 @@ class Commands(TyperGroup):
                 traceback.print_exc()
             _complain(f"unexpected {type(err).__name__}: {err}; this is a bug: --debug shows where")
             raise typer.Exit(BUG) from err
+
+    def _invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ImportError:
+            with naming_missing_packages(ctx.invoked_subcommand):  # known only by now
+                raise
 
 
 def _complain(message: str) -> None:

@@ -10,7 +10,9 @@
     │   ├── SourceError              a folder, camera or recording of pairs
     │   ├── CalibrationError         a calibration set
     │   ├── BundleError              a bundle: missing, damaged, of a newer schema
-    │   ├── EngineError                  a plan: missing, damaged, built elsewhere
+    │   ├── EngineError              a plan: damaged, or not to be had
+    │   │   ├── EngineMissingError   nothing was built yet
+    │   │   └── EngineMismatchError  what was built belongs to another device or model
     │   └── TargetError              a board or JetPack we do not know
     ├── StepError                    a step of the road failed: fold, trace, parity, engine ...
     ├── SessionError                 an inference backend failed
@@ -33,7 +35,10 @@ class EdgeFusionError(Exception):
         got: What was found instead.
         cure: What to do about it.
 
-    The message is ``what: expected ..., got ...; cure``.
+    Attributes:
+        reason: ``what: expected ..., got ...``, the message without its cure.
+
+    The message is ``reason; cure``.
     """
 
     exit_code = 2
@@ -43,8 +48,8 @@ class EdgeFusionError(Exception):
         contrast = ", ".join(
             f"{label} {text}" for label, text in (("expected", expected), ("got", got)) if text
         )
-        message = f"{what}: {contrast}" if contrast else what
-        super().__init__(f"{message}; {cure}" if cure else message)
+        self.reason = f"{what}: {contrast}" if contrast else what
+        super().__init__(f"{self.reason}; {cure}" if cure else self.reason)
 
 
 class InputError(EdgeFusionError):
@@ -77,6 +82,26 @@ class BundleError(InputError):
 
 class EngineError(InputError):
     """An engine is missing, damaged, or was built for another device, TensorRT or model."""
+
+
+class EngineMissingError(EngineError):
+    """A bundle has no engine of this precision yet."""
+
+
+class EngineMismatchError(EngineError):
+    """A bundle's engine was built for another device, TensorRT or model.
+
+    Args:
+        what: What went wrong, naming the bundle and the precision.
+        field: The first field that differs: ``model``, or one of ``EngineDevice``.
+        theirs: That field where the engine was built.
+        ours: That field here.
+        cure: What to do about it.
+    """
+
+    def __init__(self, what: str, *, field: str, theirs: str, ours: str, cure: str = "") -> None:
+        self.field, self.theirs, self.ours = field, theirs, ours
+        super().__init__(f"{what}: {field}", expected=ours, got=theirs, cure=cure)
 
 
 class TargetError(InputError):

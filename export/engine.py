@@ -2,7 +2,7 @@
 
 It needs numpy and TensorRT, none of the workstation's packages::
 
-    key -> (there already?) -> parse -> build -> inspect -> self-check -> write
+    key -> (there already?) -> parse -> build -> open -> inspect, self-check -> write
 
 Nothing is written before the self-check but the timing cache, so that a build that was stopped or
 refused leaves no engine and is quick to repeat.
@@ -10,16 +10,15 @@ refused leaves no engine and is quick to repeat.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import time
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from edge_fusion.board import BoardState, probe_board
 from edge_fusion.bundle import Bundle
@@ -36,19 +35,22 @@ from edge_fusion.engine import (
     write_engine,
 )
 from edge_fusion.errors import EngineError, InputError, StepError
-from edge_fusion.files import sha256, writing
+from edge_fusion.files import sha256
 from edge_fusion.runtime.cuda import Cuda
 from edge_fusion.runtime.golden import GoldenCheck, check_golden
 from edge_fusion.runtime.trt import TrtSession
 from edge_fusion.runtime.trt_api import TensorRT, load_tensorrt, this_device
+from edge_fusion.spec import first_problem
+from edge_fusion.target import Flavour
 
 from .engine_config import ConfigRequest, TimingCache, free_memory, make_config, workspace_for
 from .engine_layers import summarise
 from .engine_network import ParsedNetwork, parse_network
-from .engine_watch import STEP, Progress, Watch, make_monitor, run_watched
+from .engine_place import claimed
+from .engine_watch import STEP, Watch, make_monitor, run_watched
+from .progress import Progress, quiet
 
 _SHOWN_MESSAGES = 3
-_LEVELS = range(6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,9 @@ class EngineBuild:
         workspace_mb: Scratch memory for the builder, MiB; None takes a share of what is free.
         timing_cache: Whether kernel timings are kept in the bundle and used again.
         rebuild: Whether to build though an engine of this key is there.
+
+    Raises:
+        InputError: A value is none of these.
     """
 
     precision: EnginePrecision
@@ -71,14 +76,16 @@ class EngineBuild:
     rebuild: bool = False
 
     def __post_init__(self) -> None:
-        level = self.optimization_level
-        known = get_args(EnginePrecision)
-        if self.precision not in known:
-            raise InputError(
-                "engine precision", expected=" or ".join(known), got=repr(self.precision)
-            )
-        if level is not None and level not in _LEVELS:
-            raise InputError("builder optimisation level", expected="0 to 5", got=str(level))
+        try:
+            self.options("strong")
+        except ValidationError as err:
+            raise InputError("how to build the engine", got=first_problem(err)) from err
+
+    def options(self, flavour: Flavour) -> EngineOptions:
+        """What of this decides which engine comes out, read from a graph of that flavour."""
+        return EngineOptions(
+            precision=self.precision, flavour=flavour, optimization_level=self.optimization_level
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,31 +115,35 @@ class _Built:
     """What came out of the builder."""
 
     plan: bytes
-    layers: str
     macs: dict[str, int | None]
     seconds: float
 
 
-def _quiet(step: str, done: int, total: int, detail: str = "") -> None:
-    """Report nothing."""
+@dataclass(frozen=True, slots=True)
+class _Tried:
+    """What a session on the plan showed."""
+
+    check: GoldenCheck
+    layers: str
 
 
-def build_engine(bundle: Bundle, build: EngineBuild, progress: Progress = _quiet) -> Engine:
+def build_engine(bundle: Bundle, build: EngineBuild, progress: Progress = quiet) -> Engine:
     """Build one engine from a bundle on this device, or return the one that is there already.
 
     Args:
         bundle: A bundle's folder.
         build: What to build and how.
-        progress: Told how far each step is: ``cache``, ``parse``, ``build``, ``self-check``,
-            ``engine``.
+        progress: Told how far each step is: ``cache``, ``wait``, ``parse``, ``build``,
+            ``self-check``, ``engine``.
 
     Returns:
         The engine, written to ``engines/<key>``; its plan gave the golden outputs on this device.
 
     Raises:
-        EngineError: The bundle is a ``.tar`` or has no graph for this TensorRT and precision.
+        EngineError: The bundle is a ``.tar``, has no graph for this TensorRT and precision, or
+            has a link where the engine would lie.
         MissingDependencyError: There is no TensorRT.
-        SessionError: There is no GPU, or its driver fails.
+        SessionError: There is no GPU, its driver fails, or TensorRT cannot run what it built.
         StepError: TensorRT refuses the graph or an option, memory is short, the build failed, or
             the plan misses the golden outputs.
         OutputError: The disk refused.
@@ -145,24 +156,24 @@ def build_engine(bundle: Bundle, build: EngineBuild, progress: Progress = _quiet
         board = probe_board()
         host = _Host(api, cuda, board, this_device(api, cuda, board))
         job = _plan_job(bundle, build, host)
-        if not build.rebuild:
-            engine = _engine_there(job, progress)
-            if engine is not None:
-                return engine
-        _check_writable(job)
-        built = _build(job, host, progress)
-        check = _self_check(job, host, built.plan, progress)
-        engine = write_engine(bundle, _record(job, host, built, check), built.plan, built.layers)
+        engine = _engine_there(job, progress)
+        if engine is not None:
+            return engine
+        with claimed(job.folder, progress) as waited:
+            engine = _engine_there(job, progress) if waited else None
+            return engine if engine is not None else _build_and_try(job, host, progress)
+
+
+def _build_and_try(job: _Job, host: _Host, progress: Progress) -> Engine:
+    built = _build(job, host, progress)
+    tried = _try(job, host, built.plan, progress)
+    engine = write_engine(job.bundle, _record(job, host, built, tried), built.plan, tried.layers)
     progress("engine", 1, 1, f"{engine.folder} ({len(engine.plan) / 1e6:.1f} MB)")
     return engine
 
 
 def _plan_job(bundle: Bundle, build: EngineBuild, host: _Host) -> _Job:
-    options = EngineOptions(
-        precision=build.precision,
-        flavour=host.api.flavour,
-        optimization_level=build.optimization_level,
-    )
+    options = build.options(host.api.flavour)
     file = engine_source(bundle, options)
     key = engine_key(bundle.manifest.files[file].sha256, host.device, options)
     return _Job(bundle, build, options, file, bundle.file(file), engine_folder(bundle, key))
@@ -170,6 +181,8 @@ def _plan_job(bundle: Bundle, build: EngineBuild, host: _Host) -> _Job:
 
 def _engine_there(job: _Job, progress: Progress) -> Engine | None:
     """The engine of this very key; a damaged one is built again, and not in silence."""
+    if job.build.rebuild:
+        return None
     try:
         engine = read_engine(job.bundle, job.folder.name)
     except EngineError as err:
@@ -180,20 +193,11 @@ def _engine_there(job: _Job, progress: Progress) -> Engine | None:
     return engine
 
 
-def _check_writable(job: _Job) -> None:
-    """Find out before minutes of building, and clear away what a killed build left of this key."""
-    with writing("the engine", job.folder), tempfile.TemporaryFile(dir=job.bundle.path):
-        pass
-    if job.folder.parent.is_dir():
-        for stale in job.folder.parent.glob(f".{job.folder.name}.partial-*"):
-            shutil.rmtree(stale, ignore_errors=True)
-
-
 # --- building ------------------------------------------------------------------------------------
 
 
 def _build(job: _Job, host: _Host, progress: Progress) -> _Built:
-    """Parse, build and inspect; whatever TensorRT held is free again afterwards."""
+    """Parse and build; whatever TensorRT held is free again afterwards."""
     api, build = host.api, job.build
     workspace = workspace_for(
         free_memory(host.cuda, host.board), len(job.model), build.workspace_mb
@@ -212,7 +216,7 @@ def _build(job: _Job, host: _Host, progress: Progress) -> _Built:
     plan = run_builder(api, parsed, config, progress, cache)
     seconds = time.monotonic() - started
     progress(STEP, 1, 1, f"{seconds:.1f} s, {len(plan) / 1e6:.1f} MB")
-    return _Built(plan, inspect_plan(api, plan), dict(parsed.macs), seconds)
+    return _Built(plan, dict(parsed.macs), seconds)
 
 
 def run_builder(
@@ -233,19 +237,16 @@ def run_builder(
     if monitor is not None:
         config.progress_monitor = monitor
     mark = api.log.mark()
-    stoppable = monitor is not None
-    stopped = True
     try:
         plan = run_watched(
             lambda: parsed.builder.build_serialized_network(parsed.network, config),
             watch,
             progress,
-            stoppable=stoppable,
+            stoppable=monitor is not None,
         )
-        stopped = False
     finally:
-        # A builder that cannot be stopped still works on its cache.
-        if cache is not None and (stoppable or not stopped):
+        # After Ctrl-C the builder may still be at work on its cache.
+        if cache is not None and watch.ended:
             cache.save(config)
     if plan is None:
         raise _not_built(api, mark)
@@ -263,31 +264,14 @@ def _not_built(api: TensorRT, mark: int) -> StepError:
     )
 
 
-def inspect_plan(api: TensorRT, plan: bytes) -> str:
-    """What TensorRT's inspector says of a plan, JSON.
-
-    Raises:
-        StepError: The plan cannot be read back.
-    """
-    trt = api.module
-    mark = api.log.mark()
-    runtime = trt.Runtime(api.logger)
-    engine = runtime.deserialize_cuda_engine(plan)
-    if engine is None:
-        raise StepError("TensorRT cannot read the plan it built", got=api.log.errors(mark))
-    inspector = engine.create_engine_inspector()
-    return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
-
-
 # --- afterwards ----------------------------------------------------------------------------------
 
 
-def _self_check(job: _Job, host: _Host, plan: bytes, progress: Progress) -> GoldenCheck:
-    session = TrtSession(plan, job.bundle.manifest.model, host.cuda, host.api)
-    try:
+def _try(job: _Job, host: _Host, plan: bytes, progress: Progress) -> _Tried:
+    """Open the plan as ``run`` will, look into it, and hold it against the golden outputs."""
+    with TrtSession(plan, job.bundle.manifest.model, host.cuda, host.api) as session:
+        layers = session.inspect()
         check = check_golden(job.bundle, session, job.build.precision)
-    finally:
-        session.close()
     if not check.passed:
         raise StepError(
             f"the {job.build.precision} engine does not give the golden outputs and was not kept: "
@@ -297,7 +281,7 @@ def _self_check(job: _Job, host: _Host, plan: bytes, progress: Progress) -> Gold
             cure=_self_check_cure(job),
         )
     progress("self-check", 1, 1, f"{check.mean_abs:.2g} of {check.tolerance:g} allowed")
-    return check
+    return _Tried(check, layers)
 
 
 def _self_check_cure(job: _Job) -> str:
@@ -307,7 +291,7 @@ def _self_check_cure(job: _Job) -> str:
     return f"{check}; until then build with --precision {steadier}" if steadier else check
 
 
-def _record(job: _Job, host: _Host, built: _Built, check: GoldenCheck) -> EngineRecord:
+def _record(job: _Job, host: _Host, built: _Built, tried: _Tried) -> EngineRecord:
     return EngineRecord(
         key=job.folder.name,
         model_sha256=job.bundle.manifest.files[job.file].sha256,
@@ -318,9 +302,9 @@ def _record(job: _Job, host: _Host, built: _Built, check: GoldenCheck) -> Engine
         plan_bytes=len(built.plan),
         created_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         build_seconds=round(built.seconds, 3),
-        golden_mean_abs=check.mean_abs,
-        golden_tolerance=check.tolerance,
-        summary=summarise(built.layers, built.macs),
+        golden_mean_abs=tried.check.mean_abs,
+        golden_tolerance=tried.check.tolerance,
+        summary=summarise(tried.layers, built.macs),
         versions=_versions(host.api),
     )
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from edge_fusion.board import BoardState
+from edge_fusion.device_key import SEAL_BYTES, is_sealed, seal
 from edge_fusion.engine import EngineDevice, EngineOptions, EnginePrecision
-from edge_fusion.errors import OutputError, StepError
-from edge_fusion.files import sha256, write_bytes
+from edge_fusion.errors import EngineError, OutputError, StepError
+from edge_fusion.files import partial_path, sha256, write_synced, writing
 from edge_fusion.runtime.cuda import Cuda
 from edge_fusion.runtime.trt_api import TensorRT
 
@@ -156,7 +157,8 @@ class TimingCache:
 
     With them a build that is repeated, or differs in a few layers, takes seconds for minutes.  A
     cache only saves time: one that cannot be used is set aside with a note, and so is a disk that
-    has no room for it.
+    has no room for it.  TensorRT reads one only if this user wrote it on this device: the file is
+    a seal of 32 bytes, then the timings.
 
     Args:
         api: TensorRT.
@@ -169,6 +171,7 @@ class TimingCache:
         name = sha256(device.model_dump_json().encode())[:16]
         self.path = folder / f"timing-{name}.cache"
         self._api, self._note = api, note
+        self._purpose = f"timings {name}"
 
     def attach(self, config: Any) -> None:
         """Give a configuration the stored timings, or an empty cache to fill."""
@@ -184,20 +187,41 @@ class TimingCache:
         cache = config.get_timing_cache()
         if cache is None:
             return
+        timings = bytes(cache.serialize())
         try:
-            write_bytes(self.path, bytes(cache.serialize()), "the timing cache")
-        except OutputError as err:
+            with writing("the timing cache", self.path):
+                if self.path.is_symlink():  # what it leads to is not ours to write
+                    self.path.unlink()
+            with partial_path(self.path, "the timing cache") as partial:
+                write_synced(partial, seal(self._purpose, timings) + timings)
+        except (EngineError, OutputError) as err:
             self._note(f"timing cache not kept: {err}")
 
     def _read(self) -> bytes:
+        """The stored timings; empty, with a note, where they are not to be used."""
         try:
-            if self.path.is_symlink():
-                self._note(f"timing cache {self.path.name} is a link: timing anew")
-            elif self.path.is_file() and self.path.stat().st_size <= LARGEST_CACHE:
-                return self.path.read_bytes()
+            stored, problem = self._stored()
         except OSError as err:
-            self._note(f"timing cache {self.path.name} cannot be read ({err.strerror})")
-        return b""
+            stored, problem = b"", f"cannot be read ({err.strerror})"
+        except EngineError as err:
+            stored, problem = b"", f"cannot be verified ({err})"
+        if problem:
+            self._note(f"timing cache {self.path.name} {problem}: timing anew")
+        return stored
+
+    def _stored(self) -> tuple[bytes, str]:
+        """The timings, or what is wrong with them; neither where there are none."""
+        if self.path.is_symlink():
+            return b"", "is a link"
+        if not self.path.exists():
+            return b"", ""
+        if not self.path.is_file() or self.path.stat().st_size > LARGEST_CACHE:
+            return b"", f"is no file of at most {LARGEST_CACHE // MIB} MiB"
+        data = self.path.read_bytes()
+        claimed, timings = data[:SEAL_BYTES], data[SEAL_BYTES:]
+        if not is_sealed(self._purpose, timings, claimed):
+            return b"", "was not written by this user on this device"
+        return timings, ""
 
     def _set(self, config: Any, stored: bytes) -> bool:
         """Whether TensorRT took it; some versions make an empty one of it and say so in the log."""

@@ -7,6 +7,7 @@ lacks is found by its absence, not by comparing versions.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,8 @@ from edge_fusion.target import Flavour
 from .engine_graph import node_names
 
 SHOWN_ERRORS = 5
+
+_MARKS = re.compile(r"(?<=.)[._]")  # after a node's name in that of one of its layers
 
 #: What each flavour asks of ``create_network``.  8.x takes ONNX in explicit batch alone; 10 must be
 #: told to keep the graph's types; 11 does so always and may have neither name.
@@ -102,10 +105,10 @@ def pin_to_fp32(trt: Any, parsed: ParsedNetwork, names: Collection[str]) -> int:
     found: set[str] = set()
     pinned = 0
     for layer in layers:
-        owner = _owner(layer.name, names, parsed.nodes)
-        if owner is None:
+        node = _kept_node(layer.name, names, parsed.nodes)
+        if node is None:
             continue
-        found.add(owner)
+        found.add(node)
         inputs = (layer.get_input(index) for index in range(layer.num_inputs))
         if not any(tensor is not None and tensor.name in eight_bit for tensor in inputs):
             pinned += _pin(trt, layer)
@@ -135,6 +138,27 @@ def count_macs(trt: Any, network: Any) -> dict[str, int | None]:
         for layer in layers
         if layer.type.name in _COUNTERS
     }
+
+
+def owner(layer: str, nodes: Collection[str]) -> str | None:
+    """The node that a layer of TensorRT's network was made from.
+
+    A layer has its node's name.  The parser numbers the further ones, ``name_0``, which may look
+    like another node, so that of all nodes the longest counts.
+
+    Args:
+        layer: The layer's name.
+        nodes: Names of all nodes of the file.
+
+    Returns:
+        None for a layer of no node, such as what the parser adds on its own.
+
+    Example:
+        >>> owner("head/Mul_1_0", {"head/Mul", "head/Mul_1"})
+        'head/Mul_1'
+    """
+    ends = [len(layer), *(mark.start() for mark in reversed([*_MARKS.finditer(layer)]))]
+    return next((layer[:end] for end in ends if layer[:end] in nodes), None)
 
 
 # --- layers ----------------------------------------------------------------------------------
@@ -191,16 +215,16 @@ _COUNTERS: dict[str, Callable[[Any, Any], int | None]] = {
 }
 
 
-def _owner(layer: str, names: Collection[str], nodes: Collection[str]) -> str | None:
-    """The node that a layer was made from: its own name, or that of one it is a part of.
+def _kept_node(layer: str, names: Collection[str], nodes: Collection[str]) -> str | None:
+    """Which of the nodes ``names`` a layer was made from; what we wrote out is ``name.part``."""
+    node = owner(layer, nodes)
+    return None if node is None else whole_of(node, names)
 
-    The parser numbers further layers of one node, ``name_0``, which may look like another node;
-    what we wrote out ourselves is ``name.part``.
-    """
-    if layer in names:
-        return layer
-    marks = (".",) if layer in nodes else (".", "_")
-    return next((n for n in names if layer.startswith(tuple(n + mark for mark in marks))), None)
+
+def whole_of(node: str, names: Collection[str]) -> str | None:
+    """Which of ``names`` a node is, or was written out as a part of: ``name.part``."""
+    wholes = (name for name in names if node == name or node.startswith(f"{name}."))
+    return max(wholes, key=len, default=None)
 
 
 def _pin(trt: Any, layer: Any) -> int:

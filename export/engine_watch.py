@@ -9,18 +9,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
+
+from .progress import Progress
 
 POLL_SECONDS = 0.2
 STEP = "build"
-
-
-class Progress(Protocol):
-    """Told how far each step is: ``total`` 0 means unknown, ``done == total`` finished."""
-
-    def __call__(self, step: str, done: int, total: int, detail: str = "") -> None:
-        """Report ``done`` of ``total`` parts of ``step``."""
-        ...
 
 
 class Watch:
@@ -28,6 +22,7 @@ class Watch:
 
     def __init__(self) -> None:
         self.cancelled = False
+        self.ended = False  # only then may anybody else touch what the builder works on
         self.phase, self.done, self.total = "", 0, 0
         self._outermost = ""
 
@@ -91,6 +86,8 @@ def run_watched(
             results.append(work())
         except BaseException as err:  # carried over to the caller's thread
             failures.append(err)
+        finally:
+            watch.ended = True
 
     thread = threading.Thread(target=run, name="tensorrt-build", daemon=True)
     started = time.monotonic()

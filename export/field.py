@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from edge_fusion.bundle import Bundle
-from edge_fusion.engine import EnginePrecision
+from edge_fusion.engine import ENGINE_PRECISIONS
 from edge_fusion.errors import EdgeFusionError, InputError
-from edge_fusion.runtime.cuda import missing_gpu
+from edge_fusion.runtime.compare import Progress
 from edge_fusion.runtime.evidence import collect_evidence, write_evidence
-from edge_fusion.runtime.trt_api import load_tensorrt
+from edge_fusion.runtime.session import missing_for_engines
 
 from .engine import EngineBuild, build_engine
-
-#: Told parts done, parts in all and what is happening.
-Progress = Callable[[int, int, str], None]
 
 
 def write_field_evidence(
@@ -51,11 +48,14 @@ def write_field_evidence(
 
 def _build_all(bundle: Bundle, progress: Progress) -> dict[str, str]:
     """Build what can be built; what failed, by name."""
-    absent = _why_no_engines()
+    try:
+        absent = missing_for_engines()
+    except EdgeFusionError as err:
+        absent = str(err)
     if absent:
         return {"build": absent}
     problems = {}
-    wanted = [p for p in get_args(EnginePrecision) if _has_graph(bundle, p)]
+    wanted = [p for p in ENGINE_PRECISIONS if _has_graph(bundle, p)]
     for done, precision in enumerate(wanted):
         progress(done, len(wanted), f"building {precision}")
         try:
@@ -67,12 +67,3 @@ def _build_all(bundle: Bundle, progress: Progress) -> dict[str, str]:
 
 def _has_graph(bundle: Bundle, precision: str) -> bool:
     return any(name.endswith(f".{precision}") for name in bundle.manifest.flavours)
-
-
-def _why_no_engines() -> str:
-    """Why no engine can be built here; empty if one can."""
-    try:
-        load_tensorrt("building an engine")
-    except EdgeFusionError as err:
-        return str(err)
-    return missing_gpu()

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Literal
 
 from edge_fusion.calibration.calibration_set import CalibrationOptions
-from edge_fusion.engine import EnginePrecision
+from edge_fusion.engine import ENGINE_PRECISIONS, EnginePrecision
 from edge_fusion.errors import CheckpointError, InputError, ModelError, StepError
 from edge_fusion.spec import LARGEST_SIDE, ModelSpec, read_model_spec
 from edge_fusion.target import Target, parse_target
 
 from .models.registry import MODELS, create_model, shipped_weights
 
-PRECISIONS = ("fp32", "fp16", "int8")
 DEFAULT_OPSET = 18
 
 
@@ -63,9 +62,9 @@ class BuildOptions:
     replace: bool = False
 
     def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
+        if self.precision not in ENGINE_PRECISIONS:
             raise InputError(
-                "precision", expected=" or ".join(PRECISIONS), got=repr(self.precision)
+                "precision", expected=" or ".join(ENGINE_PRECISIONS), got=repr(self.precision)
             )
         contradictions = (
             (self.untrained and self.checkpoint, "--untrained and --checkpoint: choose one"),

@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import onnx
@@ -45,6 +45,7 @@ from .options import (
 )
 from .parity import Runner, check_parity
 from .precision import PrecisionPolicy, plan_precision
+from .progress import Progress, quiet
 from .quantize import QuantizeOptions, quantize
 from .samples import check_samples
 from .simplify import simplify
@@ -59,18 +60,6 @@ FALLBACK_GOLDEN = "demo://?frames=64&seed=1"
 #: held against the FP32 outputs.
 GOLDEN_TOLERANCE = {"fp32": 0.005, "fp16": 0.01, "int8": 0.02}
 RECORDED_PACKAGES = ("edge-fusion", "torch", "onnx", "onnxruntime", "onnxslim", "nncf", "numpy")
-
-
-class Progress(Protocol):
-    """Told how far each step is: ``total`` 0 means unknown, ``done == total`` finished."""
-
-    def __call__(self, step: str, done: int, total: int, detail: str = "") -> None:
-        """Report ``done`` of ``total`` parts of ``step``."""
-        ...
-
-
-def _quiet(step: str, done: int, total: int, detail: str = "") -> None:
-    """Report nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +88,7 @@ class Quantized:
     parity: ParityRecord
 
 
-def build(options: BuildOptions, progress: Progress = _quiet) -> Bundle:
+def build(options: BuildOptions, progress: Progress = quiet) -> Bundle:
     """Take a network down the whole road and write a bundle, or nothing.
 
     Args:

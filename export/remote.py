@@ -20,43 +20,34 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import get_args
 
 from pydantic import ValidationError
 
 from edge_fusion.bundle import Bundle
 from edge_fusion.engine import (
     LAYERS_NAME,
-    PLAN_NAME,
     RECORD_NAME,
     EnginePrecision,
     EngineRecord,
     engine_key,
 )
 from edge_fusion.errors import InputError, OutputError, RemoteError
-from edge_fusion.files import partial_directory, sha256, sha256_file, write_synced
+from edge_fusion.files import partial_directory, sha256, sha256_file, write_synced, writing
 from edge_fusion.spec import first_problem
 
+from .progress import Progress, quiet
 from .remote_cargo import Cargo, load_cargo
-from .remote_files import Device, download, upload
-from .remote_job import Install, Job, Line, forget, run_job
+from .remote_files import Device, upload
+from .remote_job import Install, Job, Line, discard, forget, run_job
 from .remote_link import Link, Patience, parse_host, plain
 from .remote_probe import DeviceFacts, Wish, check_fit, check_room, probe
 
 PATIENCE_S = 300.0
 SUMMARY_NAME = "remote.json"
 
-_PRECISIONS = ("fp32", "fp16", "int8")
 #: No quotes, no patterns, no line breaks: every program on the way takes it as one word.
 _SAFE_PATH = re.compile(r"[\w./ +@%=,-]{1,1000}")
-
-
-class Progress(Protocol):
-    """Told how far each step is: ``total`` 0 means unknown, ``done == total`` finished."""
-
-    def __call__(self, step: str, done: int, total: int, detail: str = "") -> None:
-        """Report ``done`` of ``total`` parts of ``step``."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,18 +57,20 @@ class RemoteOptions:
     Attributes:
         host: ``ssh://user@host`` or ``ssh://user@host:port``.
         precision: ``fp32``, ``fp16`` or ``int8``.
-        directory: Where everything of ours goes there: absolute, or below the home folder.
+        directory: Where everything of ours goes there: absolute, or below the home folder, with
+            ``~/`` before it or without.
         python: The device's Python that TensorRT's binding is made for.
         wheelhouse: A folder of wheels for the device, where pip has no network there.
         build_options: Further options of ``edge-fusion build`` there.
-        remote_command: What builds there instead of the package we would install, such as
-            ``("docker", "exec", "trt", "edge-fusion")``; it is called as ``edge-fusion`` would be,
-            with ``build BUNDLE --precision P --json FILE``, sees our folder there under the same
-            path, and nothing is installed or asked of the device's Python but copying.
+        remote_command: What builds there instead of the package we would install, for a device
+            whose TensorRT lives in a container: ``("docker", "exec", "trt", "edge-fusion")``.  It
+            is called as ``edge-fusion`` would be, with ``build BUNDLE --precision P --json FILE``,
+            sees our folder there under the same path, and nothing is installed or asked of the
+            device's Python but copying.
         ssh_config: A configuration file for ssh instead of ``~/.ssh/config``.
         patience_s: Seconds for which a broken link is tried again.
         output: Folder for the record, the layers' report and a summary; None returns them only.
-        fetch_plan: Whether the plan is brought into ``output`` too, to be kept, not to be used.
+        replace: Whether an older such folder at ``output`` may be replaced; nothing else ever is.
 
     Raises:
         InputError: A value cannot be used, or two contradict each other.
@@ -93,22 +86,18 @@ class RemoteOptions:
     ssh_config: Path | None = None
     patience_s: float = PATIENCE_S
     output: Path | None = None
-    fetch_plan: bool = False
+    replace: bool = False
 
     def __post_init__(self) -> None:
         parse_host(self.host)
+        known = get_args(EnginePrecision)
+        root = _without_home(self.directory)
         problems = (
-            (self.precision in _PRECISIONS, "precision", " or ".join(_PRECISIONS), self.precision),
-            (_is_safe(self.directory), "folder on the device", "a plain path", self.directory),
+            (self.precision in known, "precision", " or ".join(known), self.precision),
+            (_is_safe(root), "folder on the device", "a plain path", self.directory),
             (_is_safe(self.python), "Python on the device", "a name or a path", self.python),
             (self.remote_command != (), "remote command", "a program", "nothing"),
             (self.patience_s >= 0, "patience", "0 s or more", self.patience_s),
-            (
-                self.output is not None or not self.fetch_plan,
-                "fetching the plan",
-                "a folder to put it into",
-                "none",
-            ),
         )
         for holds, what, expected, got in problems:
             if not holds:
@@ -158,14 +147,10 @@ class RemoteResult:
         }
 
 
-def _quiet(step: str, done: int, total: int, detail: str = "") -> None:
-    """Report nothing."""
-
-
 def build_remote(
     bundle: Path,
     options: RemoteOptions,
-    progress: Progress = _quiet,
+    progress: Progress = quiet,
     on_line: Line = lambda line: None,
 ) -> RemoteResult:
     """Build an engine on a device, and bring home the record of what was built.
@@ -198,7 +183,7 @@ def build_remote(
     patience = Patience(options.patience_s, on_line)
     seconds: dict[str, float] = {}
     package = options.remote_command is None
-    _check_output(options.output)
+    _check_output(options)
     with load_cargo(bundle, options.wheelhouse, package=package) as cargo:
         with _timed(seconds, "reach"):
             device = _reach(link, options, cargo, progress)
@@ -210,7 +195,11 @@ def build_remote(
     progress("remote", 0, 0, "building there")
     with _timed(seconds, "remote"):
         outcome, attached = run_job(job, patience, on_line)
-    record = _record(link, outcome.record, cargo.bundle, options.precision)
+    try:
+        record = _record(job, outcome.record, cargo.bundle, options.precision)
+    except RemoteError:
+        discard(job, patience)  # or every further run would be told the same
+        raise
     progress("remote", 1, 1, f"engine {record.key}, built in {record.build_seconds:.0f} s")
     result = RemoteResult(
         host=str(link.host),
@@ -223,8 +212,11 @@ def build_remote(
         seconds=seconds,
     )
     if options.output is not None:
-        _write(options.output, result, device if options.fetch_plan else None)
-    forget(job)
+        _write(options.output, result)
+    try:
+        forget(job)
+    except RemoteError as err:  # the engine is built, and its record is here
+        on_line(f"{err}; nothing is lost: the next build there cleans up")
     return result
 
 
@@ -233,6 +225,11 @@ def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
     start = time.perf_counter()
     yield
     seconds[step] = time.perf_counter() - start
+
+
+def _without_home(directory: str) -> str:
+    """A folder below the home folder, without the ``~/`` that only a shell would understand."""
+    return directory[2:].lstrip("/") if directory.startswith("~/") else directory
 
 
 def _is_safe(text: str) -> bool:
@@ -244,8 +241,7 @@ def _is_safe(text: str) -> bool:
 
 def _reach(link: Link, options: RemoteOptions, cargo: Cargo, progress: Progress) -> Device:
     progress("reach", 0, 0, str(link.host))
-    directory = options.directory.removeprefix("~/")
-    facts = probe(link, options.python, directory)
+    facts = probe(link, options.python, _without_home(options.directory))
     if not _is_safe(facts.root):
         raise RemoteError(
             f"our folder on {link.host}",
@@ -268,15 +264,19 @@ def _job(device: Device, cargo: Cargo, options: RemoteOptions) -> Job:
     if program is None:
         install = Install(
             marker=_marker(cargo, device.facts),
+            environment=device.path(device.facts.environment),
             wheel=device.path("wheels", cargo.wheel),
             extras=device.facts.extras,
             requirements=device.facts.requirements,
             wheelhouse=device.path("wheels") if options.wheelhouse else None,
         )
-        program = (device.path("venv", "bin", "edge-fusion"),)
+        program = (f"{install.environment}/bin/edge-fusion",)
     bundle = device.path("bundles", cargo.name)
     command = (*program, "build", bundle, "--precision", options.precision, *options.build_options)
-    identity = repr((command, install.marker if install else ""))
+    facts = device.facts
+    # What decides which engine comes out: an old outcome is not today's after an upgrade there.
+    software = (facts.release, facts.tensorrt, facts.power_mode)
+    identity = repr((command, install.marker if install else "", software))
     return Job(device, sha256(identity.encode())[:16], bundle, command, install)
 
 
@@ -288,13 +288,14 @@ def _marker(cargo: Cargo, facts: DeviceFacts) -> str:
 # --- what comes home ---------------------------------------------------------------------------
 
 
-def _record(link: Link, text: str, bundle: Bundle, precision: EnginePrecision) -> EngineRecord:
+def _record(job: Job, text: str, bundle: Bundle, precision: EnginePrecision) -> EngineRecord:
     """The record its command wrote, held against the bundle and itself."""
+    host, cure = job.device.link.host, f"the same command builds it anew; {job.log_hint}"
     try:
         record = EngineRecord.model_validate_json(text or "null")
     except ValidationError as err:
         raise RemoteError(
-            f"the build on {link.host} left no engine's record", got=first_problem(err)
+            f"the build on {host} left no engine's record", got=first_problem(err), cure=cure
         ) from err
     file = bundle.manifest.files.get(record.model_file)
     pairs = (
@@ -305,37 +306,42 @@ def _record(link: Link, text: str, bundle: Bundle, precision: EnginePrecision) -
     for what, expected, got in pairs:
         if expected != got:
             raise RemoteError(
-                f"the engine on {link.host} is not the one that was asked for: {what}",
+                f"the engine on {host} is not the one that was asked for: {what}",
                 expected=expected,
                 got=plain(got),
+                cure=cure,
             )
     return record
 
 
-def _check_output(output: Path | None) -> None:
-    """Refuse a folder that holds anything but an older result, before any work is done."""
-    own = {RECORD_NAME, LAYERS_NAME, SUMMARY_NAME, PLAN_NAME}
-    if output is None or not output.exists():
+def _check_output(options: RemoteOptions) -> None:
+    """Refuse a place that holds anything but an older result, before any work is done."""
+    output = options.output
+    if output is None:
         return
-    if not output.is_dir() or {entry.name for entry in output.iterdir()} - own:
+    own = {RECORD_NAME, LAYERS_NAME, SUMMARY_NAME}
+    with writing("the engine's record", output):
+        folder, there = output.is_dir(), output.exists()
+        names = {entry.name for entry in output.iterdir()} if folder else set()
+    if not there or (folder and not names):
+        return
+    # An engine's own folder has a record, too, and its plan must not be lost: the summary tells.
+    if SUMMARY_NAME not in names or names - own:
         raise OutputError(
-            f"{output} holds something that is no engine's record",
+            f"{output} holds something that is no record of a build on a device",
             cure="choose another place; nothing there was touched",
+        )
+    if not options.replace:
+        raise OutputError(
+            f"{output} holds the record of an earlier build",
+            cure="choose another place, or replace it: --force",
         )
 
 
-def _write(output: Path, result: RemoteResult, device: Device | None) -> None:
+def _write(output: Path, result: RemoteResult) -> None:
     with partial_directory(output, "the engine's record") as partial_folder:
         record = result.record.model_dump_json(indent=1)
         summary = result.as_dict()
         write_synced(partial_folder / RECORD_NAME, f"{record}\n".encode())
         write_synced(partial_folder / LAYERS_NAME, result.layers.encode())
         write_synced(partial_folder / SUMMARY_NAME, f"{json.dumps(summary, indent=1)}\n".encode())
-        if device is not None:
-            plan = partial_folder / PLAN_NAME
-            download(device, f"{result.engine}/{PLAN_NAME}", plan)
-            if sha256_file(plan) != result.record.plan_sha256:
-                raise RemoteError(
-                    f"the plan from {result.host} is not the one that was built",
-                    cure="run the same command again",
-                )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_fusion.errors import RemoteError
-from edge_fusion.files import sha256_file, writing
+from edge_fusion.files import sha256_file
 
 from .remote_link import Link, Patience, plain
 from .remote_probe import DeviceFacts, ask
@@ -87,19 +87,6 @@ def upload(
         f"what arrived on {device.link.host} is not what was sent: {', '.join(pending)}",
         cure="is its disk full or failing? run the same command again",
     )
-
-
-def download(device: Device, remote: str, local: Path) -> None:
-    """Fetch one file from the device into a file that is not there yet.
-
-    Raises:
-        LinkLostError: The link broke.
-        RemoteError: It cannot be read there.
-        OutputError: The disk here refused.
-    """
-    with writing("the file", local), local.open("xb") as file:
-        for chunk in device.link.stream(f"cat {shlex.quote(remote)}\n", f"fetching {remote}"):
-            file.write(chunk)
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,6 +67,7 @@ class Install:
 
     Attributes:
         marker: Changes with everything that is installed; what is there already stays.
+        environment: The virtual environment's folder there, absolute; one for each Python.
         wheel: Absolute path of our wheel there.
         extras: Our extras that go with it, such as ``[opencv]``.
         requirements: What pip must hold to besides our own requirements.
@@ -74,6 +75,7 @@ class Install:
     """
 
     marker: str
+    environment: str
     wheel: str
     extras: str
     requirements: tuple[str, ...]
@@ -107,6 +109,11 @@ class Job:
     def record(self) -> str:
         """Where its command writes the engine's record."""
         return f"{self.folder}/record"
+
+    @property
+    def log_hint(self) -> str:
+        """Where to read what it said, for messages."""
+        return f"its log: {self.folder}/log"
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,14 +162,27 @@ def run_job(job: Job, patience: Patience, on_line: Line) -> tuple[Outcome, bool]
     _follow(job, patience, keep)
     outcome = patience.insist(lambda: _outcome(job))
     if outcome.stage != "done":
-        again = f"rm -f {shlex.quote(job.folder)}/exit\n"
-        patience.insist(lambda: job.device.link.run(again, "cleaning up"))
+        discard(job, patience)
         raise _failure(job, outcome, kept)
     return outcome, state != _STARTED
 
 
+def discard(job: Job, patience: Patience) -> None:
+    """Take away a failed outcome, so that the next job of its name starts anew; its log stays.
+
+    Raises:
+        LinkLostError: The link broke for longer than patience lasts.
+    """
+    script = f"rm -f {shlex.quote(job.folder)}/exit\n"
+    patience.insist(lambda: job.device.link.run(script, "cleaning up"))
+
+
 def forget(job: Job) -> None:
-    """Remove a job whose outcome has been brought home; the next one of its name starts anew."""
+    """Remove a job whose outcome has been brought home; the next one of its name starts anew.
+
+    Raises:
+        LinkLostError: The link broke.
+    """
     job.device.link.run(f"rm -rf {shlex.quote(job.folder)}\n", "cleaning up")
 
 
@@ -209,7 +229,7 @@ def _installer(job: Job) -> str:
     """
     install = job.install
     assert install is not None
-    environment = job.device.path("venv")
+    environment = install.environment
     python = shlex.quote(f"{environment}/bin/python")
     marker = shlex.quote(f"{environment}/edge-fusion.installed")
     offline = ["--no-index", "--find-links", install.wheelhouse] if install.wheelhouse else []
@@ -285,14 +305,14 @@ def _outcome(job: Job) -> Outcome:
 
 
 def _failure(job: Job, outcome: Outcome, lines: deque[str]) -> RemoteError:
-    host, log = job.device.link.host, f"{job.folder}/log"
+    host, log = job.device.link.host, job.log_hint
     words = (line.strip(_FRAME) for line in reversed(lines) if re.search(r"\w", line))
     last = next(words, "nothing")
     if outcome.stage == "lost":
         return RemoteError(
             f"the build on {host} ended without a word",
             got=last,
-            cure=f"was the device switched off? {RESUME}; its log: {log}",
+            cure=f"was the device switched off? {RESUME}; {log}",
         )
     said = next((line for line in reversed(lines) if _ERROR.match(line)), None)
     said = _ERROR.sub("", said, count=1) if said else None
@@ -302,6 +322,6 @@ def _failure(job: Job, outcome: Outcome, lines: deque[str]) -> RemoteError:
             f"installing edge-fusion failed on {host}",
             got=said or last,
             cure="pip there needs a network, or --wheelhouse with all we need for its "
-            f"Python; its log: {log}",
+            f"Python; {log}",
         )
-    return RemoteError(f"the build on {host} failed", got=got, cure=f"its log: {log}")
+    return RemoteError(f"the build on {host} failed", got=got, cure=log)

@@ -14,7 +14,7 @@ from edge_fusion.bundle import Bundle
 from edge_fusion.engine import EngineOptions, EnginePrecision, engine_source
 from edge_fusion.errors import EdgeFusionError, RemoteError, TargetError
 from edge_fusion.spec import Record, first_problem
-from edge_fusion.target import Flavour, Target, parse_target
+from edge_fusion.target import Target, flavour_of, parse_target
 
 from .remote_link import Link, plain
 from .trtexec import trtexec_command
@@ -26,6 +26,7 @@ ARCHITECTURES = ("aarch64", "x86_64")
 
 _MARK, _NONE = "edge-fusion-answer:", "edge-fusion-no-python"
 _RELEASE = re.compile(r"R(\d{1,4})\s*\(release\),\s*REVISION:\s*(\d{1,4}(?:\.\d{1,4})*)")
+_POWER_MODE = re.compile(r"pmode:(\d{1,9})\b")
 _LAST_TOO_OLD = 35  # L4T's major version under JetPack 5
 _FIRST_NUMPY_2 = 38  # under JetPack 7; what JetPack 6 brings is built against numpy 1
 
@@ -59,7 +60,9 @@ facts = dict(
     rsync=shutil.which("rsync") is not None,
     cv2=has("cv2"),
     venv=has("venv") and has("ensurepip"),
-    installed=os.path.isfile(os.path.join(root, "venv", "edge-fusion.installed")),
+    nvpmodel=read("/var/lib/nvpmodel/status"),
+    installed=os.path.isfile(os.path.join(
+        root, "venv-%d.%d" % sys.version_info[:2], "edge-fusion.installed")),
     tensorrt=None,
     tensorrt_problem="",
 )
@@ -81,12 +84,13 @@ class DeviceFacts(Record):
         architecture: Such as ``aarch64``.
         release: The first line of ``/etc/nv_tegra_release``, empty where there is none.
         model: The board in words, empty where there is no device tree.
+        nvpmodel: What the power mode's daemon stored, empty where there is none.
         free_bytes: Free disk space at ``root``.
         writable: Whether we may write there.
         rsync: Whether it has rsync.
         cv2: Whether its Python has OpenCV.
         venv: Whether its Python can make virtual environments.
-        installed: Whether our virtual environment is there.
+        installed: Whether our virtual environment for its Python is there.
         tensorrt: TensorRT's version, None where it cannot be imported.
         tensorrt_problem: Why not.
     """
@@ -96,6 +100,7 @@ class DeviceFacts(Record):
     architecture: str
     release: str
     model: str
+    nvpmodel: str
     free_bytes: int
     writable: bool
     rsync: bool
@@ -115,6 +120,17 @@ class DeviceFacts(Record):
     def l4t_major(self) -> int | None:
         """The first number of the L4T release."""
         return int(self.l4t.partition(".")[0]) if self.l4t else None
+
+    @property
+    def power_mode(self) -> int | None:
+        """The number of the power mode it is in; None where that is not told."""
+        found = _POWER_MODE.search(self.nvpmodel)
+        return int(found[1]) if found else None
+
+    @property
+    def environment(self) -> str:
+        """Our virtual environment's folder: no other Python could use its packages."""
+        return f"venv-{'.'.join(map(str, self.python_version))}"
 
     @property
     def python_version(self) -> tuple[int, ...]:
@@ -266,7 +282,7 @@ def check_fit(link: Link, facts: DeviceFacts, wish: Wish) -> None:
             f"the Python of {link.host} cannot make virtual environments",
             cure="install what it lacks, there: sudo apt install python3-venv",
         )
-    flavour: Flavour = "strong" if int(facts.tensorrt.partition(".")[0]) >= 10 else "weak"
+    flavour = flavour_of((int(facts.tensorrt.partition(".")[0]),))
     engine_source(wish.bundle, EngineOptions(precision=wish.precision, flavour=flavour))
 
 

@@ -11,13 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
-
 from edge_fusion.bundle import Bundle
-from edge_fusion.engine import LARGEST_RECORD, RECORD_NAME, EnginePrecision, EngineRecord
+from edge_fusion.engine import (
+    RECORD_NAME,
+    EnginePrecision,
+    EngineRecord,
+    model_difference,
+    read_record,
+)
 from edge_fusion.errors import BundleError, EngineError, InputError, OutputError
 from edge_fusion.files import partial_directory, sha256, write_bytes, write_synced, writing
-from edge_fusion.spec import ModelSpec, first_problem
+from edge_fusion.spec import ModelSpec
 
 TritonPlatform = Literal["tensorrt_plan", "onnxruntime_onnx"]
 
@@ -28,6 +32,7 @@ _MODEL_FILES: dict[TritonPlatform, str] = {
     "tensorrt_plan": "model.plan",
     "onnxruntime_onnx": "model.onnx",
 }
+_NOT_ASCII = re.compile(r"[^ -~]")
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
 _NORMALISATIONS = {
@@ -124,6 +129,7 @@ def export_isaac_ros(
 
     Raises:
         EngineError: The plan is missing, damaged, or of another model or precision.
+        InputError: The plan's path cannot be written down.
         OutputError: Something is there already, or the disk refused.
     """
     checked = _read_plan(bundle, precision, plan)
@@ -187,34 +193,36 @@ def _read_plan(bundle: Bundle, precision: EnginePrecision, path: Path) -> _Plan:
     """A plan's bytes, held against the record beside it where there is one."""
     try:
         data = path.read_bytes()
-        beside = path.with_name(RECORD_NAME)
-        known = beside.is_file() and beside.stat().st_size <= LARGEST_RECORD
-        text = beside.read_bytes() if known else None
+        recorded = _is_there(path.with_name(RECORD_NAME))
     except OSError as err:
         raise EngineError(
             f"cannot read the plan {path}",
             got=err.strerror or str(err),
             cure=f"build one on the device: edge-fusion build BUNDLE --precision {precision}",
         ) from err
-    if text is None:
+    if not recorded:
         return _Plan(data, f"plan {sha256(data)[:12]}, without a record of what it was built from")
-    try:
-        record = EngineRecord.model_validate_json(text)
-    except ValidationError as err:
-        raise EngineError(f"{beside} is damaged", got=first_problem(err)) from err
+    record = read_record(path.parent, sealed=False)  # it may have been built on another device
     _check_plan(bundle, precision, data, record, path)
     device = f"{record.device.name}, TensorRT {record.device.tensorrt}"
     return _Plan(data, f"engine {record.key} from {record.model_file}, built on {device}")
 
 
+def _is_there(path: Path) -> bool:
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def _check_plan(
     bundle: Bundle, precision: EnginePrecision, data: bytes, record: EngineRecord, path: Path
 ) -> None:
-    file = bundle.manifest.files.get(record.model_file)
     pairs = (
-        ("hash", record.plan_sha256[:12], sha256(data)[:12]),
+        ("hash", record.plan_sha256, sha256(data)),
         ("precision", precision, record.options.precision),
-        ("model", file.sha256[:12] if file else "a file of the bundle", record.model_sha256[:12]),
+        ("model", *(model_difference(bundle, record) or ("", ""))),
     )
     for what, expected, got in pairs:
         if expected != got:
@@ -262,7 +270,7 @@ def _isaac_ros_parameters(
     inputs, outputs = [spec.rgb.name, spec.depth.name], [spec.output.name]
     planar = ["nitros_tensor_list_nchw_rgb_f32"]
     parameters = {
-        "engine_file_path": str(plan),
+        "engine_file_path": _text_of(plan),
         "force_engine_update": False,  # its own builder knows no INT8 and no strong typing
         "input_tensor_names": inputs,
         "input_binding_names": inputs,
@@ -272,17 +280,25 @@ def _isaac_ros_parameters(
         "output_tensor_formats": planar,
         "max_batch_size": 1,
     }
-    # JSON is YAML: what is quoted here is quoted there.
     rows = [f"    {key}: {_quoted(value)}" for key, value in parameters.items()]
     comments = _comments(bundle, precision, provenance)
     both = "# both inputs arrive in one TensorList message, named as below"
     return "\n".join((comments, both, "/**:", "  ros__parameters:", *rows)) + "\n"
 
 
+def _text_of(path: Path) -> str:
+    try:
+        return path.as_posix().encode().decode()
+    except UnicodeEncodeError as err:  # a file system takes any bytes
+        raise InputError(
+            "the plan's path", expected="UTF-8", got=ascii(str(path)), cure="rename its folder"
+        ) from err
+
+
 def _comments(bundle: Bundle, precision: EnginePrecision, provenance: str) -> str:
     spec = bundle.manifest.model
     origin = " ".join(provenance.split())  # a line break would end the comment
-    lines = (f"model {_quoted(spec.name)}, {precision}: {origin}", *preprocessing(spec))
+    lines = (f"model {_quoted(spec.name)}, {precision}: {_ascii(origin)}", *preprocessing(spec))
     return "\n".join((MARK, *(f"# {line}" for line in lines)))
 
 
@@ -292,22 +308,32 @@ def _output_shape(bundle: Bundle) -> tuple[int, ...]:
 
 
 def _quoted(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    """A value as JSON, YAML and protocol buffers' text all read it, in ASCII."""
+    return _ascii(json.dumps(value, ensure_ascii=False))
+
+
+def _ascii(text: str) -> str:
+    """Everything else by its number: in YAML more than a line feed ends a line or a comment."""
+    return _NOT_ASCII.sub(lambda found: f"\\U{ord(found[0]):08x}", text)
 
 
 def _check_model_folder(folder: Path, *, replace: bool) -> None:
     """Refuse a place that holds anything but an older export."""
-    if not folder.exists() and not folder.is_symlink():
-        return
     own = {CONFIG_NAME, _VERSION, *(f"{_VERSION}/{file}" for file in _MODEL_FILES.values())}
-    entries = {entry.relative_to(folder).as_posix() for entry in folder.rglob("*")}
-    ours = not folder.is_symlink() and _is_marked(folder / CONFIG_NAME) and entries <= own
+    with writing("the Triton model", folder):
+        if not folder.exists() and not folder.is_symlink():
+            return
+        entries = {entry.relative_to(folder).as_posix() for entry in folder.rglob("*")}
+        ours = not folder.is_symlink() and _is_marked(folder / CONFIG_NAME) and entries <= own
     _refuse(folder, ours=ours, replace=replace)
 
 
 def _check_parameter_file(path: Path, *, replace: bool) -> None:
-    if path.exists() or path.is_symlink():
-        _refuse(path, ours=not path.is_symlink() and _is_marked(path), replace=replace)
+    with writing("the parameters", path):
+        if not path.exists() and not path.is_symlink():
+            return
+        ours = not path.is_symlink() and _is_marked(path)
+    _refuse(path, ours=ours, replace=replace)
 
 
 def _is_marked(path: Path) -> bool:

@@ -6,14 +6,16 @@ and served by Triton or Isaac ROS.
 
 from __future__ import annotations
 
-import re
 import shlex
 from dataclasses import dataclass
+from typing import get_args
 
 from edge_fusion.bundle import Bundle
 from edge_fusion.engine import PLAN_NAME, EngineOptions, EnginePrecision, engine_source
-from edge_fusion.errors import EngineError, InputError, TargetError
+from edge_fusion.errors import InputError, TargetError
 from edge_fusion.target import Flavour, Target, Version
+
+from .trtexec_pins import nodes_to_pin
 
 #: Share of a board's memory that the builder may use for scratch space: CPU and GPU share it.
 WORKSPACE_SHARE = 1 / 4
@@ -21,8 +23,8 @@ WORKSPACE_SHARE = 1 / 4
 #: JetPack puts trtexec where no PATH leads.
 _PROGRAM = {True: "/usr/src/tensorrt/bin/trtexec", False: "trtexec"}
 
-_PRECISIONS: tuple[EnginePrecision, ...] = ("fp32", "fp16", "int8")
-_PLAIN_FILE = re.compile(r"[\w][\w.+-]*")
+#: The timing cache and the layers' report lie beside the plan.
+_STEM = PLAN_NAME.rpartition(".")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +42,8 @@ class Flag:
     text: str
     since: Version = (8, 5)
     until: Version | None = None
-    flavours: tuple[Flavour, ...] = ("strong", "weak")
-    precisions: tuple[EnginePrecision, ...] = _PRECISIONS
+    flavours: tuple[Flavour, ...] = get_args(Flavour)
+    precisions: tuple[EnginePrecision, ...] = get_args(EnginePrecision)
 
     def known_to(self, tensorrt: Version) -> bool:
         """Whether a version of ``trtexec`` takes the flag."""
@@ -78,7 +80,6 @@ def trtexec_command(
     target: Target,
     precision: EnginePrecision,
     *,
-    plan: str = PLAN_NAME,
     workspace_mib: int | None = None,
     optimization_level: int | None = None,
 ) -> str:
@@ -90,31 +91,30 @@ def trtexec_command(
         bundle: The bundle; its file is the one that ``edge-fusion build`` reads.
         target: The board and its software, which decide the flags.
         precision: ``fp32``, ``fp16`` or ``int8``.
-        plan: Name of the plan to write; the timing cache and the layers' report lie beside it.
         workspace_mib: Scratch memory the builder may use, MiB; None takes a quarter of the
             board's memory, and leaves the flag out on a host whose memory is not known.
         optimization_level: 0..5, from TensorRT 8.6 on; None keeps TensorRT's default.
 
     Returns:
-        One line, quoted for a POSIX shell.
+        One line, quoted for a POSIX shell; it writes ``model.plan`` there, and beside it the
+        timing cache and the layers' report.
 
     Raises:
-        EngineError: The bundle was built without the graph that this TensorRT needs, or trtexec
-            cannot name a node that FP16 would break.
+        EngineError: The bundle was built without the graph that this TensorRT needs, or a node
+            that FP16 would break is not in it or has a name that trtexec cannot take.
         TargetError: The target's TensorRT has no such flag.
-        InputError: The name of the plan is no plain file name, or a number is out of range.
+        InputError: A number is out of range.
     """
-    _check(plan, workspace_mib, optimization_level)
+    _check(workspace_mib, optimization_level)
     options = EngineOptions(precision=precision, flavour=target.flavour)
     model, pinned = engine_source(bundle, options), _pinned(bundle, options)
-    stem = plan.rpartition(".")[0] or plan
     if workspace_mib is None and target.ram_gb is not None:
         workspace_mib = int(target.ram_gb * 1024 * WORKSPACE_SHARE)
     values: dict[str, str | int | None] = {
         "model": model,
-        "plan": plan,
-        "cache": f"{stem}.cache",
-        "layers": f"{stem}.layers.json",
+        "plan": PLAN_NAME,
+        "cache": f"{_STEM}.cache",
+        "layers": f"{_STEM}.layers.json",
         "constraints": "obey" if pinned else None,
         "pinned": pinned,
         "workspace_mib": workspace_mib,
@@ -133,11 +133,7 @@ def trtexec_command(
     return shlex.join([_PROGRAM[target.jetpack is not None], *known])
 
 
-def _check(plan: str, workspace_mib: int | None, optimization_level: int | None) -> None:
-    if not _PLAIN_FILE.fullmatch(plan):
-        raise InputError(
-            "the plan's name", expected="a plain file name such as model.plan", got=repr(plan)
-        )
+def _check(workspace_mib: int | None, optimization_level: int | None) -> None:
     ranges = (("workspace", workspace_mib, 1, 1 << 20), ("level", optimization_level, 0, 5))
     for name, value, low, high in ranges:
         if value is not None and not low <= value <= high:
@@ -145,22 +141,14 @@ def _check(plan: str, workspace_mib: int | None, optimization_level: int | None)
 
 
 def _pinned(bundle: Bundle, options: EngineOptions) -> str | None:
-    """The nodes of a weak graph that FP16 would break, as trtexec wants them; None without any.
+    """The nodes to keep in FP32, as trtexec wants them; None without any.
 
-    A node that computes in INT8 stays free: FP16 does not reach it.
+    A strong graph says itself what stays FP32, and nothing else is in FP16 without the flag.
     """
-    manifest = bundle.manifest
-    kept = manifest.flavours[f"{options.flavour}.{options.precision}"].kept_fp32
-    quantized = manifest.quantization if options.precision == "int8" else None
-    free = set(quantized.int8_nodes if quantized else ())
-    names = [] if options.precision == "fp32" else [name for name in kept if name not in free]
-    for name in names:
-        if set(name) & set(",:"):
-            raise EngineError(
-                f"trtexec cannot keep node {name!r} in FP32",
-                expected="a name without ',' and ':'",
-                cure="build the engine with --precision fp32, or rename the node",
-            )
+    if options.flavour == "strong" or options.precision == "fp32":
+        return None
+    record = bundle.manifest.flavours[f"{options.flavour}.{options.precision}"]
+    names = nodes_to_pin(bundle.file(record.file), record.kept_fp32)
     return ",".join(f"{name}:fp32" for name in names) or None
 
 

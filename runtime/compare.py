@@ -26,15 +26,16 @@ from edge_fusion.preprocess import prepare, saliency_map
 from edge_fusion.spec import ModelSpec
 
 from .comparison import Comparison, Difference, ImageResult, SetResult, VariantCost
-from .latency import Kernels, Latency, kernels_of, measure_latency
+from .latency import Arithmetic, Latency, arithmetic_of, measure_latency
 from .machine import machine_state
 from .memory_probe import peak_memory
 from .panels import PanelPicker, draw_pictures
-from .session import Execution, Session, choose_backend, execution_of, open_session
+from .session import BACKENDS, Execution, Session, choose_backend, execution_of, open_session
 from .source.base import StoredSource
 from .source.uri import open_stored
 
 Opener = Callable[[Bundle, str, str], Session]
+#: Told parts done, parts in all and what is happening.
 Progress = Callable[[int, int, str], None]
 Maps = dict[str, NDArray[np.float32]]
 
@@ -53,8 +54,8 @@ class CompareOptions:
         memory: Whether to measure memory, which starts one process for each variant.
         worst: Pictures kept of the most degraded pairs.
         typical: Pictures kept of typical pairs.
-        kernels: What arithmetic the backend runs INT8 with, where the caller knows better than
-            :data:`edge_fusion.runtime.latency.KERNELS`.
+        arithmetic: What the backend runs INT8 with, where the caller knows better than
+            :data:`edge_fusion.runtime.latency.ARITHMETIC`.
 
     Raises:
         InputError: A number is out of range, or fewer than two different variants.
@@ -69,14 +70,16 @@ class CompareOptions:
     memory: bool = True
     worst: int = 6
     typical: int = 4
-    kernels: Kernels | None = None
+    arithmetic: Arithmetic | None = None
 
     def __post_init__(self) -> None:
-        if len(self.variants) < 2 or len(set(self.variants)) < len(self.variants):
+        names = set(self.variants) - {""}
+        if len(names) < 2 or len(names) < len(self.variants):
             raise InputError(
                 "variants to compare",
                 expected="two or more different ones, the reference first",
-                got=", ".join(self.variants) or "none",
+                got=", ".join(name or "an empty name" for name in self.variants) or "none",
+                cure="name them with one comma between two: fp32,int8",
             )
         least = {"warmup": 1, "repeats": 0, "latency_inputs": 1, "worst": 0, "typical": 0}
         values = {name: getattr(self, name) for name in least}
@@ -131,6 +134,7 @@ def compare(
 
     Raises:
         InputError: There is no pair, or the bundle lacks a variant.
+        BundleError: A variant exists as an engine alone, and ONNX Runtime was to run it.
         SourceError: A set cannot be read.
         FrameError: A pair is unusable, or a variant's output is not a saliency map.
         EngineError: On TensorRT, a variant has no engine that belongs to this device.
@@ -141,8 +145,7 @@ def compare(
         >>> found.pooled.differences["int8"].mean_abs  # doctest: +SKIP
         0.0006
     """
-    if options.backend == "auto":
-        options = replace(options, backend=choose_backend(bundle, options.variants[0], "auto"))
+    options = replace(options, backend=_one_backend(bundle, options))
     lengths = _check_request(bundle, sources, options)
     report = progress or (lambda done, total, what: None)
     machine = machine_state()
@@ -185,6 +188,14 @@ def compare(
         machine=machine,
         panels=picker.panels(),
     )
+
+
+def _one_backend(bundle: Bundle, options: CompareOptions) -> str:
+    """The backend of every variant; one that the opener alone knows is left to it."""
+    if options.backend not in ("auto", *BACKENDS):
+        return options.backend
+    chosen = [choose_backend(bundle, variant, options.backend) for variant in options.variants]
+    return chosen[0]  # what decides between them is the machine
 
 
 def _check_request(
@@ -287,7 +298,7 @@ def _latency(
         model,
         warmup=options.warmup,
         repeats=options.repeats,
-        kernels=options.kernels or kernels_of(sessions, options.backend),
+        arithmetic=options.arithmetic or arithmetic_of(sessions, options.backend),
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from edge_fusion.errors import SessionError
 
-from .cuda_library import NAMES, bind, find_library
+from .cuda_library import DRIVER_TOO_OLD, NAMES, bind, find_library
 
 # cudaDeviceAttr; these numbers never changed.
 _SM_COUNT, _INTEGRATED, _SM_MAJOR, _SM_MINOR = 16, 18, 75, 76
@@ -22,10 +22,10 @@ _THREAD_LOCAL = 1  # other threads may go on calling CUDA while this one capture
 # read, has grown to about one kilobyte.
 _NAME_BYTES, _PROPERTIES_BYTES = 256, 16384
 
-_OUT_OF_MEMORY, _NO_DEVICE, _INSUFFICIENT_DRIVER = 2, 100, 35
+_OUT_OF_MEMORY, _NO_DEVICE = 2, 100
 _CURES = {
     _OUT_OF_MEMORY: "close other programs; on a Jetson, CPU and GPU share one memory (free -h)",
-    _INSUFFICIENT_DRIVER: "install a driver for this CUDA, or a CUDA runtime for this driver",
+    DRIVER_TOO_OLD: "install a driver for this CUDA, or a CUDA runtime for this driver",
     46: "another process holds the GPU exclusively: close it",
     700: "the device is in an undefined state: start the program again",
     803: "driver and driver library differ in version: restart the machine after an update",
@@ -121,7 +121,7 @@ class Cuda:
         count = c_int()
         status = self._functions["cudaGetDeviceCount"](ctypes.byref(count))
         self._functions["cudaGetLastError"]()
-        if status in (_NO_DEVICE, _INSUFFICIENT_DRIVER) and self._driver_version() == (0, 0):
+        if status in (_NO_DEVICE, DRIVER_TOO_OLD) and self._driver_version() == (0, 0):
             return "no CUDA driver on this machine"
         if status == _NO_DEVICE or (status == 0 and count.value == 0):
             return "the CUDA driver finds no device"
@@ -176,8 +176,9 @@ class Cuda:
 
         Args:
             nbytes: How much.
-            mapped: Whether the device may use it in place: on an integrated GPU that is the same
-                memory and saves every copy; on a discrete one each access crosses the bus.
+            mapped: Whether the device may use it in place.  On an integrated GPU that is the same
+                memory and needs no copy, but a GPU may not cache it: which of the two is faster
+                was not measured.  On a discrete one each access crosses the bus.
 
         Raises:
             SessionError: There is too little, or it cannot be mapped.

@@ -7,6 +7,7 @@ and with one signature.
 from __future__ import annotations
 
 import ctypes
+import re
 import sys
 from collections.abc import Iterator
 from ctypes import POINTER, c_char_p, c_int, c_size_t, c_uint, c_ulonglong, c_void_p
@@ -17,6 +18,7 @@ from edge_fusion.errors import SessionError
 
 # The unversioned name is the system's own choice; the others are what packages install.
 NAMES = ("libcudart.so", "libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0")
+DRIVER_TOO_OLD = 35  # cudaErrorInsufficientDriver; also what comes where there is no driver
 _CUDA_FOLDERS = ("cuda*/lib64", "cuda*/targets/*/lib")
 
 _PROTOTYPES: dict[str, tuple[Any, ...]] = {
@@ -46,17 +48,36 @@ _PROTOTYPES: dict[str, tuple[Any, ...]] = {
     "cudaGraphLaunch": (c_void_p, c_void_p),
     "cudaGraphExecDestroy": (c_void_p,),
 }
+# The version in a file's name, else in the toolkit's folder: .../cuda-12.6/lib64/libcudart.so
+_VERSION = re.compile(r"(?:\.so\.|cuda-)(\d+(?:\.\d+)*)")
 _RESULTS = {"cudaGetErrorString": c_char_p}  # every other function returns its status
 
 
 def find_library() -> ctypes.CDLL | None:
-    """Load libcudart: the loader's own, else pip's, else that below ``/usr/local``."""
+    """Load libcudart: the loader's own, else pip's, else that below ``/usr/local``.
+
+    One that is too new for the driver is passed over where another one is not; where all are,
+    the first is taken, and whoever calls it learns why it does not work.
+    """
+    first = None
     for name in _candidates():
         try:
-            return ctypes.CDLL(name)
+            library = ctypes.CDLL(name)
         except OSError:
             continue
-    return None
+        if not _is_too_new(library):
+            return library
+        first = first or library
+    return first
+
+
+def _is_too_new(library: ctypes.CDLL) -> bool:
+    try:
+        status: int = library.cudaGetDeviceCount(ctypes.byref(c_int()))
+        library.cudaGetLastError()  # else this error is found by the next one who asks
+    except AttributeError:  # bind() says what else is wrong with it
+        return False
+    return status == DRIVER_TOO_OLD
 
 
 def _candidates() -> Iterator[str]:
@@ -69,7 +90,14 @@ def _candidates() -> Iterator[str]:
 
 
 def _newest_first(root: Path, folder: str) -> list[str]:
-    return sorted((str(path) for path in root.glob(f"{folder}/libcudart.so*")), reverse=True)
+    """Every library once, whatever links lead to it."""
+    files = {str(path.resolve()) for path in root.glob(f"{folder}/libcudart.so*")}
+    return sorted(files, key=_version, reverse=True)
+
+
+def _version(path: str) -> tuple[int, ...]:
+    found = _VERSION.findall(path)
+    return tuple(int(part) for part in found[-1].split(".")) if found else ()
 
 
 def bind(library: ctypes.CDLL) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 from edge_fusion.board import probe_board
 
 from .doctor_rules import GIB, RULES, Remark
-from .surroundings import GPU_DOORS, BundleState, Doors, EngineState, Surroundings, look_around
+from .surroundings import GPU_DOORS, BundleState, Doors, Surroundings, look_around
 
 REMARK_COLUMNS = ("severity", "found", "cure")
 _GRAVITY = ("error", "warning", "info")
@@ -67,12 +67,18 @@ def examine(
         root: The folder that stands for ``/`` where the board's own files are read.
         doors: How the GPU is reached.
 
+    Raises:
+        BundleError: There is nothing where the bundle should be; one that is damaged is a remark.
+
     Example:
         >>> diagnosis = examine()
         >>> sorted(diagnosis.facts())[:2]  # doctest: +SKIP
         ['GPU', 'TensorRT']
     """
-    return diagnose(look_around(probe_board(root), bundle, doors))
+    seen = look_around(probe_board(root), bundle, doors)
+    if seen.bundle_problem is not None and bundle is not None and not bundle.exists():
+        raise seen.bundle_problem
+    return diagnose(seen)
 
 
 def diagnose(seen: Surroundings) -> Diagnosis:
@@ -82,7 +88,7 @@ def diagnose(seen: Surroundings) -> Diagnosis:
 
 
 def _machine(seen: Surroundings) -> str:
-    return seen.board.model or f"{seen.board.architecture} machine"
+    return seen.board.model or f"{seen.board.architecture or 'unknown'} machine"
 
 
 def _board(seen: Surroundings) -> str:
@@ -183,23 +189,15 @@ def _bundle_facts(bundle: BundleState) -> dict[str, str]:
         "flavours": ", ".join(bundle.flavours) or "none",
     }
     for precision, state in bundle.engines.items():
-        facts[f"engine {precision}"] = _engine_text(state)
+        facts[f"engine {precision}"] = state.text
     return facts
 
 
-def _engine_text(state: EngineState) -> str:
-    if state.built_utc is not None:
-        return f"here, built {state.built_utc}"
-    if state.no_graph is not None:
-        return "the bundle has no graph for it"
-    err = state.no_engine
-    if err is None or not err.expected:
-        return "not built yet" if err is None or not err.got else f"unusable: {err.got}"
-    return f"none that fits: {err.what.rpartition(': ')[2]} is {err.got}, not {err.expected}"
-
-
 def _bundle_dict(bundle: BundleState) -> dict[str, Any]:
-    engines = {precision: _engine_text(state) for precision, state in bundle.engines.items()}
+    engines = {
+        precision: {"state": engine.state, "text": engine.text, "built_utc": engine.built_utc}
+        for precision, engine in bundle.engines.items()
+    }
     return {
         "model": bundle.model,
         "target": bundle.target,

@@ -9,7 +9,7 @@ from typing import Literal
 from edge_fusion.dependencies import CURES
 from edge_fusion.errors import EdgeFusionError
 
-from .surroundings import Surroundings, reason
+from .surroundings import Surroundings
 
 Severity = Literal["error", "warning", "info"]
 
@@ -44,9 +44,12 @@ def _cuda(seen: Surroundings) -> Iterator[Remark]:
             "sudo apt install nvidia-jetpack; a container must be started with --runtime nvidia",
         )
     else:
+        what = "models run with ONNX Runtime on the CPU"
+        if seen.onnxruntime.version is None:
+            what = "there is no GPU for engines"
         yield Remark(
             "info",
-            f"models run with ONNX Runtime on the CPU: {seen.gpu.problem}",
+            f"{what}: {seen.gpu.problem}",
             "engines are built on the target itself, with this same command line",
         )
 
@@ -209,7 +212,7 @@ def _opencv(seen: Surroundings) -> Iterator[Remark]:
 
 
 def _onnxruntime(seen: Surroundings) -> Iterator[Remark]:
-    if seen.onnxruntime.version is None and seen.tensorrt.version is None:
+    if seen.onnxruntime.version is None and not seen.runs_engines:
         yield Remark(
             "error",
             f"nothing here can run a model: ONNX Runtime is missing, too "
@@ -223,17 +226,16 @@ def _bundle(seen: Surroundings) -> Iterator[Remark]:
         yield _from_error("error", seen.bundle_problem)
     if seen.bundle is None:
         return
-    for precision, state in seen.bundle.engines.items():
-        wanted = precision == seen.bundle.precision
-        if wanted and state.no_graph is not None:
-            yield _from_error("error", state.no_graph)
-        # An engine of another precision is only spoken of where one is there and does not fit.
-        if state.no_engine is not None and (wanted or state.no_engine.got):
-            yield _from_error("warning", state.no_engine)
+    for precision, engine in seen.bundle.engines.items():
+        # Of another precision only an engine that is there is spoken of.
+        spoken_of = precision == seen.bundle.precision or engine.state in ("misfit", "damaged")
+        if engine.problem is not None and spoken_of:
+            severity: Severity = "error" if engine.state == "no graph" else "warning"
+            yield _from_error(severity, engine.problem)
 
 
 def _from_error(severity: Severity, err: EdgeFusionError) -> Remark:
-    return Remark(severity, reason(err), err.cure)
+    return Remark(severity, err.reason, err.cure)
 
 
 RULES: tuple[Rule, ...] = (

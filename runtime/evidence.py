@@ -8,26 +8,26 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import edge_fusion
 from edge_fusion.bundle import Bundle
-from edge_fusion.engine import EnginePrecision, list_engines
+from edge_fusion.engine import ENGINE_PRECISIONS, list_engines
 from edge_fusion.errors import EdgeFusionError
 from edge_fusion.files import write_bytes
 
 from .compare import CompareOptions, Opener, Progress, compare
-from .doctor import examine
+from .doctor import Diagnosis, examine
 from .golden import check_golden
-from .latency import Latency, kernels_of, measure_latency
-from .machine import machine_state
+from .latency import Latency, arithmetic_of, measure_latency
+from .machine import Machine, machine_state
+from .redact import private_here, redact
 from .session import open_session
 from .source.base import StoredSource
 from .source.uri import open_stored
@@ -36,10 +36,6 @@ from .surroundings import GPU_DOORS, Doors, Surroundings
 SCHEMA_VERSION = 1
 #: Pairs for latency and agreement where no set is given.
 INVENTED = ("demo://?frames=8&size=640x480",)
-
-_PRECISIONS = get_args(EnginePrecision)  # the reference first
-# A slash that begins a path: not the second one of https://, but the third one of folder:///.
-_ABSOLUTE = re.compile(r"(?:(?<=://)|(?<![\w./]))/(?:[^/\s'\",;:()]+/)*([^/\s'\",;:()]+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +85,7 @@ def collect_evidence(
 
     Raises:
         SourceError: A set cannot be opened.
-        EngineError: The record of an engine is damaged.
+        BundleError: The bundle is gone.
 
     Example:
         >>> evidence = collect_evidence(Bundle.read("bundle"))  # doctest: +SKIP
@@ -99,6 +95,7 @@ def collect_evidence(
     report = progress or (lambda done, total, what: None)
     sources = [open_stored(uri) for uri in data or INVENTED]
     machine = machine_state()
+    engines, damage = _engine_records(bundle)
     diagnosis = examine(bundle.path, doors=doors)
     runnable = _runnable(bundle, diagnosis.seen)
     pairs = [(backend, precision) for backend, some in runnable.items() for precision in some]
@@ -117,21 +114,15 @@ def collect_evidence(
         "schema_version": SCHEMA_VERSION,
         "created_utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "bundle": _bundle_facts(bundle),
-        "doctor": {"facts": diagnosis.facts(), **diagnosis.as_dict()},
-        "machine": machine.as_dict(),
-        "versions": {
-            "edge_fusion": edge_fusion.__version__,
-            **machine.versions,
-            "tensorrt": diagnosis.seen.tensorrt.version or "absent",
-        },
-        "engines": [record.model_dump(mode="json") for record in list_engines(bundle)],
+        **_machine_facts(machine, diagnosis),
+        "engines": engines,
         "data": [source.uri for source in sources],
         "data_is_invented": not data,
         "runs": runs,
         "measured": measured,
-        "problems": dict(problems or {}),
+        "problems": {**(problems or {}), **damage},
     }
-    plain: dict[str, Any] = _without_places(content, _folders(bundle, data))
+    plain: dict[str, Any] = redact(content, private_here([bundle.path], _places(data)))
     return plain
 
 
@@ -145,13 +136,21 @@ def write_evidence(path: Path, evidence: Mapping[str, Any]) -> None:
     write_bytes(path, text.encode(), "the evidence")
 
 
+def _engine_records(bundle: Bundle) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """What was built, and what is wrong with it, by name."""
+    try:
+        return [record.model_dump(mode="json") for record in list_engines(bundle)], {}
+    except EdgeFusionError as err:
+        return [], {"engines": str(err)}
+
+
 def _runnable(bundle: Bundle, seen: Surroundings) -> dict[str, tuple[str, ...]]:
     """The precisions that can be opened by backend, the reference first."""
     found: dict[str, tuple[str, ...]] = {}
     if seen.onnxruntime.version is not None:
-        found["ort"] = tuple(p for p in _PRECISIONS if p in bundle.variants)
+        found["ort"] = tuple(p for p in ENGINE_PRECISIONS if p in bundle.variants)
     engines = seen.bundle.engines if seen.bundle is not None else {}
-    built = tuple(precision for precision, state in engines.items() if state.built_utc)
+    built = tuple(precision for precision, one in engines.items() if one.state == "built")
     if built:
         found["trt"] = built
     return found
@@ -214,7 +213,7 @@ def _latency_alone(
             bundle.manifest.model,
             warmup=options.warmup,
             repeats=options.repeats,
-            kernels=kernels_of(sessions, backend),
+            arithmetic=arithmetic_of(sessions, backend),
         )
     return _latency_facts(found)
 
@@ -232,6 +231,18 @@ def _or_problem(step: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         return {"problem": str(err)}
 
 
+def _machine_facts(machine: Machine, diagnosis: Diagnosis) -> dict[str, Any]:
+    return {
+        "doctor": {"facts": diagnosis.facts(), **diagnosis.as_dict()},
+        "machine": machine.as_dict(),
+        "versions": {
+            "edge_fusion": edge_fusion.__version__,
+            **machine.versions,
+            "tensorrt": diagnosis.seen.tensorrt.version or "absent",
+        },
+    }
+
+
 def _bundle_facts(bundle: Bundle) -> dict[str, Any]:
     manifest = bundle.manifest
     return {
@@ -247,22 +258,7 @@ def _bundle_facts(bundle: Bundle) -> dict[str, Any]:
     }
 
 
-def _folders(bundle: Bundle, data: Iterable[str]) -> list[str]:
-    """Folders whose names may hold blanks, which no pattern finds the end of; longest first."""
-    paths = [bundle.path, *(Path(uri.partition("://")[2].partition("?")[0] or uri) for uri in data)]
-    folders = {str(path.parent) for one in paths for path in (one, one.absolute(), one.resolve())}
-    folders |= {str(Path.home()), str(Path.cwd())}
-    return sorted((name for name in folders if len(name) > 1), key=len, reverse=True)
-
-
-def _without_places(value: Any, folders: Sequence[str]) -> Any:
-    """The same with nothing but the last part of every absolute path."""
-    if isinstance(value, str):
-        for folder in folders:
-            value = value.replace(f"{folder}/", "")
-        return _ABSOLUTE.sub(r"\1", value)
-    if isinstance(value, Mapping):
-        return {key: _without_places(one, folders) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_places(one, folders) for one in value]
-    return value
+def _places(data: Iterable[str]) -> list[Path]:
+    """The folders of the sets and what they lie in."""
+    paths = [Path(uri.partition("://")[2].partition("?")[0] or uri) for uri in data]
+    return [place for path in paths for place in (path, path.parent)]

@@ -19,7 +19,6 @@ Plane = NDArray[np.float32]
 
 # FP16 is a way to compute the FP32 model: it has no outputs of its own to be held against.
 _REFERENCES = {"fp16": "fp32"}
-_FP16_OVER_FP32 = 2  # for bundles that state no tolerance for FP16
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +80,7 @@ def golden_tolerance(bundle: Bundle, variant: str) -> float:
     """Largest mean absolute difference of saliency that a variant may have, 0..1.
 
     Raises:
-        BundleError: The bundle has no such variant.
+        BundleError: The bundle has no such variant, or states no tolerance for it.
     """
     tolerances = bundle.manifest.golden.mean_abs_tolerance
     reference = _REFERENCES.get(variant, variant)
@@ -89,9 +88,15 @@ def golden_tolerance(bundle: Bundle, variant: str) -> float:
         raise BundleError(
             f"bundle {bundle.path} has no golden outputs for '{variant}'",
             expected=" or ".join(bundle.variants),
+            cure="name one of these, or build the bundle again with that --precision",
         )
-    if reference != variant and variant not in tolerances:
-        return _FP16_OVER_FP32 * tolerances[reference]
+    if variant not in tolerances:
+        raise BundleError(
+            f"the manifest of bundle {bundle.path} states no golden tolerance",
+            expected=f"one for '{variant}'",
+            got=", ".join(tolerances) or "none",
+            cure="build the bundle again on the workstation",
+        )
     return tolerances[variant]
 
 

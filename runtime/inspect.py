@@ -8,17 +8,26 @@ from pathlib import Path
 from typing import Any
 
 from edge_fusion.bundle import Bundle
+from edge_fusion.engine import ENGINE_PRECISIONS, list_engines
+from edge_fusion.errors import EngineMissingError
 
 from .golden import GoldenCheck, check_golden
-from .session import open_session
+from .session import choose_backend, open_session
 
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """A bundle whose hashes are right, and its self-checks if they were asked for."""
+    """A bundle whose hashes are right, and its self-checks if they were asked for.
+
+    Attributes:
+        bundle: The bundle.
+        checks: The outcome for every variant that was run.
+        backend: Where they ran, never ``auto``; None if nothing was run.
+    """
 
     bundle: Bundle
-    checks: tuple[GoldenCheck, ...]
+    checks: tuple[GoldenCheck, ...] = ()
+    backend: str | None = None
 
     @property
     def passed(self) -> bool:
@@ -30,30 +39,45 @@ class Inspection:
         return {
             "path": str(self.bundle.path),
             "manifest": self.bundle.manifest.model_dump(mode="json"),
+            "backend": self.backend,
             "self_check": [{**asdict(check), "passed": check.passed} for check in self.checks],
         }
 
 
-def inspect_bundle(path: Path, *, self_check: bool = False, backend: str = "ort") -> Inspection:
+def inspect_bundle(path: Path, *, self_check: bool = False, backend: str = "auto") -> Inspection:
     """Read a bundle, check every hash and, if asked, run its golden inputs.
 
     Args:
         path: A bundle's folder or ``.tar``.
-        self_check: Run every variant on this machine.
-        backend: A key of :data:`~edge_fusion.runtime.session.BACKENDS`.
+        self_check: Run on this machine every variant, or on TensorRT every precision that an
+            engine was built of.
+        backend: As for :func:`~edge_fusion.runtime.session.open_session`.
 
     Raises:
         BundleError: The bundle is missing or damaged.
+        EngineError: On TensorRT, there is no engine, or one does not belong to this device.
         SessionError: The backend refused a variant.
     """
     bundle = Bundle.read(path)
     if not self_check:
-        return Inspection(bundle, ())
+        return Inspection(bundle)
+    backend = choose_backend(bundle, "fp32", backend)
     checks = []
-    for variant in bundle.variants:
+    for variant in _engines(bundle) if backend == "trt" else bundle.variants:
         with closing(open_session(bundle, variant, backend)) as session:
             checks.append(check_golden(bundle, session, variant))
-    return Inspection(bundle, tuple(checks))
+    return Inspection(bundle, tuple(checks), backend)
+
+
+def _engines(bundle: Bundle) -> list[str]:
+    """The precisions that engines were built of, on whatever device, the reference first."""
+    there = {record.options.precision for record in list_engines(bundle)}
+    if not there:
+        raise EngineMissingError(
+            f"{bundle.path} has no engine to check",
+            cure=f"run: edge-fusion build {bundle.path}, or check its files: --backend ort",
+        )
+    return [precision for precision in ENGINE_PRECISIONS if precision in there]
 
 
 def bundle_facts(bundle: Bundle) -> dict[str, str]:
@@ -94,10 +118,12 @@ def bundle_facts(bundle: Bundle) -> dict[str, str]:
     return facts
 
 
-def check_facts(checks: tuple[GoldenCheck, ...]) -> dict[str, str]:
-    """The outcome of the self-checks, by variant."""
+def check_facts(checks: tuple[GoldenCheck, ...], backend: str | None = None) -> dict[str, str]:
+    """The outcome of the self-checks, by variant, with the backend they ran on."""
+    where = f" on {backend}" if backend else ""
     return {
-        f"self-check {check.variant}": f"{'passed' if check.passed else 'FAILED'}: mean absolute "
-        f"difference {check.mean_abs:.1e} over {check.samples} pairs, at most {check.tolerance:g}"
+        f"self-check {check.variant}{where}": f"{'passed' if check.passed else 'FAILED'}: mean "
+        f"absolute difference {check.mean_abs:.1e} over {check.samples} pairs, at most "
+        f"{check.tolerance:g}"
         for check in checks
     }

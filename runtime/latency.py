@@ -31,7 +31,7 @@ _COST_RUNS = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Kernels:
+class Arithmetic:
     """What arithmetic a backend used for INT8; without it an INT8 latency means nothing.
 
     Attributes:
@@ -43,19 +43,19 @@ class Kernels:
     integer: bool
 
 
-KERNELS: dict[str, Kernels] = {
-    "ort": Kernels("ONNX Runtime on the CPU with Q/DQ run literally in float", integer=False),
-    "trt": Kernels("TensorRT engine built on this device", integer=True),
+ARITHMETIC: dict[str, Arithmetic] = {
+    "ort": Arithmetic("ONNX Runtime on the CPU with Q/DQ run literally in float", integer=False),
+    "trt": Arithmetic("TensorRT engine built on this device", integer=True),
 }
-UNSTATED = Kernels("kernels that the backend does not state", integer=False)
+UNSTATED = Arithmetic("kernels that the backend does not state", integer=False)
 
 
-def kernels_of(sessions: Mapping[str, Session], backend: str) -> Kernels:
+def arithmetic_of(sessions: Mapping[str, Session], backend: str) -> Arithmetic:
     """What the sessions compute with: what the backend does, and how they run their engines."""
-    known = KERNELS.get(backend, UNSTATED)
+    known = ARITHMETIC.get(backend, UNSTATED)
     found = [execution_of(session) for session in sessions.values()]
     texts = dict.fromkeys(one.text for one in found if one is not None)
-    return Kernels("; ".join((known.text, *texts)), known.integer and "int8" in sessions)
+    return Arithmetic("; ".join((known.text, *texts)), known.integer and "int8" in sessions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class Latency:
     """Latency at batch 1.
 
     Attributes:
-        kernels: What arithmetic ran.
+        arithmetic: What ran.
         samples_ms: Every timed inference by variant, in milliseconds, in the order of measuring.
         speedups: Every variant but the first, against the first.
         warmup: Untimed runs of each variant before the first timed one.
@@ -81,7 +81,7 @@ class Latency:
         finish_ms: Median of output to saliency map at the frame's size.
     """
 
-    kernels: Kernels
+    arithmetic: Arithmetic
     samples_ms: dict[str, tuple[float, ...]]
     speedups: dict[str, Speedup]
     warmup: int
@@ -100,7 +100,7 @@ class Latency:
     def as_dict(self) -> dict[str, object]:
         """Everything by name, for JSON."""
         return {
-            "kernels": {"text": self.kernels.text, "integer": self.kernels.integer},
+            "arithmetic": {"text": self.arithmetic.text, "integer": self.arithmetic.integer},
             "batch": 1,
             "warmup": self.warmup,
             "inputs": self.inputs,
@@ -124,7 +124,7 @@ def measure_latency(
     *,
     warmup: int,
     repeats: int,
-    kernels: Kernels = UNSTATED,
+    arithmetic: Arithmetic = UNSTATED,
 ) -> Latency:
     """Time every session on the same prepared frames, in turns.
 
@@ -134,7 +134,7 @@ def measure_latency(
         spec: The model's record.
         warmup: Untimed runs of each variant before all.
         repeats: Timed runs of each variant; rounded up to whole blocks of :data:`BLOCK`.
-        kernels: What arithmetic the sessions use.
+        arithmetic: What the sessions compute with.
 
     Raises:
         InputError: No session, no frame, or ``repeats`` below 1.
@@ -151,7 +151,7 @@ def measure_latency(
     samples = _in_turns(sessions, inputs, rounds=-(-repeats // BLOCK))
     reference = next(iter(sessions))
     return Latency(
-        kernels=kernels,
+        arithmetic=arithmetic,
         samples_ms={variant: tuple(times.ravel().tolist()) for variant, times in samples.items()},
         speedups={
             variant: _speedup(samples[reference], samples[variant])

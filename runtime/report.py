@@ -49,7 +49,7 @@ def terminal_table(comparison: Comparison) -> Table:
     for row in (*_difference_rows(comparison), *_cost_rows(comparison)):
         table.add_row(row.label, *(_in_terminal(cell) for cell in row.cells))
     if comparison.latency is not None:
-        table.caption = escape(f"latency: {comparison.latency.kernels.text}")
+        table.caption = escape(f"latency: {comparison.latency.arithmetic.text}")
     return table
 
 
@@ -249,7 +249,7 @@ def _tiles(comparison: Comparison) -> list[tuple[str, str, str]]:
     tiles.append(("file, times smaller", f"{sizes[0] / sizes[1]:.1f}{_TIMES}", remark))
     if comparison.latency is not None:
         speedup = comparison.latency.speedups[last]
-        integer = comparison.latency.kernels.integer
+        integer = comparison.latency.arithmetic.integer
         label = "speed-up" if integer else "latency ratio, no 8-bit arithmetic"
         interval = f"95 % interval {speedup.low:.2f} to {speedup.high:.2f}"
         tiles.append((label, f"{speedup.ratio:.2f}{_TIMES}", interval))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edge_fusion.bundle import Bundle
 
-from .latency import KERNELS
+from .latency import ARITHMETIC
 from .ledger import FrameRecord, StreamSummary
 from .session import Execution, choose_backend, execution_of, open_session
 from .sink.open import open_sink
@@ -111,7 +111,7 @@ def run_bundle(
 def run_facts(run: Run) -> dict[str, str]:
     """What a person wants to know about a run first, by name."""
     summary = run.summary
-    how = run.execution.text if run.execution else KERNELS[run.backend].text
+    how = run.execution.text if run.execution else ARITHMETIC[run.backend].text
     facts = {
         "ran": f"{run.variant} of {run.bundle} on {run.backend}: {how}",
         "source": summary.source,

@@ -5,18 +5,21 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_fusion.engine import EnginePrecision, find_engine
+from edge_fusion.engine import ENGINE_PRECISIONS, find_engine
 from edge_fusion.errors import BundleError, MissingDependencyError, SessionError
 
 if TYPE_CHECKING:
     from edge_fusion.bundle import Bundle
 
 Tensors = dict[str, NDArray[np.float32]]
+
+#: FP16 is a way to compute the FP32 graph: no file of its own is there for ONNX Runtime.
+_ENGINES_ALONE = ("fp16",)
 
 
 class Session(Protocol):
@@ -104,28 +107,40 @@ def choose_backend(bundle: Bundle, variant: str, backend: str) -> str:
 
     Raises:
         SessionError: The backend is unknown, or CUDA is there but does not work.
-        BundleError: ``auto`` came to ``ort``, and the variant exists as an engine alone.
+        BundleError: It came to ``ort``, and the variant exists as an engine alone.
     """
-    if backend in BACKENDS:
-        return backend
-    if backend != "auto":
+    if backend not in ("auto", *BACKENDS):
         raise SessionError(
-            "no such backend", expected=" or ".join(sorted([*BACKENDS, "auto"])), got=repr(backend)
+            "no such backend",
+            expected=" or ".join(sorted([*BACKENDS, "auto"])),
+            got=repr(backend),
+            cure="'edge-fusion doctor' tells which of them work here",
         )
-    missing = _missing_for_engines()
-    if not missing:
-        return "trt"
-    if variant in PRECISIONS and variant not in bundle.variants:
+    missing = missing_for_engines() if backend == "auto" else ""
+    chosen = backend if backend != "auto" else "ort" if missing else "trt"
+    if chosen == "ort" and variant in _ENGINES_ALONE:
         raise BundleError(
             f"'{variant}' of bundle {bundle.path} can only run as a TensorRT engine",
-            expected=f"{' or '.join(bundle.variants)} on this machine",
-            got=missing,
+            expected=f"{' or '.join(bundle.variants)} on ONNX Runtime",
+            got=missing or f"'{variant}'",
+            cure="name one of these, or --backend trt on a device where its engine was built",
         )
-    return "ort"
+    return chosen
 
 
-def _missing_for_engines() -> str:
-    """What this machine lacks to run engines; empty where it can."""
+def missing_for_engines() -> str:
+    """What this machine lacks to build and run engines; empty where it lacks nothing.
+
+    Nothing is loaded but the CUDA runtime, so that a TensorRT that is there but does not import
+    is found where it is used.
+
+    Raises:
+        SessionError: CUDA is there but does not work.
+
+    Example:
+        >>> missing_for_engines()  # doctest: +SKIP
+        'no CUDA driver on this machine'
+    """
     if importlib.util.find_spec("tensorrt") is None:
         return "no TensorRT for this Python"
     from .cuda import missing_gpu
@@ -150,15 +165,16 @@ def _open_trt(bundle: Bundle, variant: str) -> Session:
     from .trt import TrtSession
     from .trt_api import load_tensorrt, this_device
 
-    precision = PRECISIONS.get(variant)
+    precision = next((one for one in ENGINE_PRECISIONS if one == variant), None)
     if precision is None:
         raise BundleError(
-            f"no engine can be of variant '{variant}'", expected=" or ".join(PRECISIONS)
+            f"no engine can be of variant '{variant}'",
+            expected=" or ".join(ENGINE_PRECISIONS),
+            cure="name one of these",
         )
     api, cuda = load_tensorrt(), Cuda.load()
     engine = find_engine(bundle, precision, this_device(api, cuda, probe_board()))
     return TrtSession(engine.plan, bundle.manifest.model, cuda, api)
 
 
-PRECISIONS: dict[str, EnginePrecision] = {one: one for one in get_args(EnginePrecision)}
 BACKENDS: dict[str, Callable[[Bundle, str], Session]] = {"ort": _open_ort, "trt": _open_trt}

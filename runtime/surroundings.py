@@ -11,27 +11,30 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from platform import python_version
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from edge_fusion.board import BoardState
 from edge_fusion.bundle import Bundle
 from edge_fusion.engine import (
+    ENGINE_PRECISIONS,
     EngineDevice,
     EngineOptions,
     EnginePrecision,
     engine_source,
     find_engine,
 )
-from edge_fusion.errors import EdgeFusionError, EngineError
+from edge_fusion.errors import (
+    EdgeFusionError,
+    EngineError,
+    EngineMismatchError,
+    EngineMissingError,
+)
 from edge_fusion.target import Flavour, Target, parse_target
 
 if TYPE_CHECKING:
     from .cuda import Cuda, CudaDevice
     from .trt_api import TensorRT
 
-#: What comes of an import or a driver that is absent or broken.  AttributeError is how a package
-#: built against numpy 1 may fail under numpy 2.
-_ABSENT = (ImportError, OSError, AttributeError)
 T = TypeVar("T")
 
 _OPENCV_WHEELS = (
@@ -73,7 +76,7 @@ GPU_DOORS = Doors()
 
 
 @dataclass(frozen=True, slots=True)
-class Package:
+class PackageState:
     """One package: its version, or None and why it cannot be imported."""
 
     version: str | None
@@ -82,7 +85,7 @@ class Package:
 
 
 @dataclass(frozen=True, slots=True)
-class OpenCv:
+class OpenCvState:
     """OpenCV as it was built.
 
     Attributes:
@@ -101,7 +104,7 @@ class OpenCv:
 
 
 @dataclass(frozen=True, slots=True)
-class Python:
+class PythonState:
     """The Python that runs this, and whether it sees the system's packages."""
 
     version: str
@@ -110,7 +113,7 @@ class Python:
 
 
 @dataclass(frozen=True, slots=True)
-class Gpu:
+class GpuState:
     """The CUDA device, or ``name`` None and the reason."""
 
     name: str | None
@@ -122,7 +125,7 @@ class Gpu:
 
 
 @dataclass(frozen=True, slots=True)
-class TensorRt:
+class TensorRtState:
     """TensorRT, or ``version`` None and the reason."""
 
     version: str | None
@@ -135,14 +138,31 @@ class EngineState:
     """One precision of a bundle on this device.
 
     Attributes:
-        built_utc: When the engine that fits was built; None if there is none.
-        no_graph: Why no engine can be built; None if one can.
-        no_engine: Why there is none that fits; None if there is one, or none can be built.
+        state: ``built``: an engine is here and fits.  ``absent``: none was built yet.
+            ``misfit``: those that are here belong elsewhere.  ``damaged``: one is here that
+            cannot be used.  ``no graph``: the bundle has nothing to build one from.
+        built_utc: When the engine that fits was built; None unless ``built``.
+        problem: What is said of every other state.
     """
 
+    state: Literal["built", "absent", "misfit", "damaged", "no graph"]
     built_utc: str | None = None
-    no_graph: EngineError | None = None
-    no_engine: EngineError | None = None
+    problem: EngineError | None = None
+
+    @property
+    def text(self) -> str:
+        """The same in words."""
+        if isinstance(self.problem, EngineMismatchError):
+            field, theirs, ours = self.problem.field, self.problem.theirs, self.problem.ours
+            return f"none that fits: {field} is {theirs}, not {ours}"
+        reason = self.problem.reason if self.problem else "no reason given"
+        return {
+            "built": f"here, built {self.built_utc}",
+            "absent": "not built yet",
+            "misfit": "none that fits",
+            "damaged": f"unusable: {reason}",
+            "no graph": "the bundle has no graph for it",
+        }[self.state]
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,14 +181,19 @@ class Surroundings:
     """Everything a diagnosis is made from."""
 
     board: BoardState
-    python: Python
-    gpu: Gpu
-    tensorrt: TensorRt
-    onnxruntime: Package
-    numpy: Package
-    cv2: OpenCv
+    python: PythonState
+    gpu: GpuState
+    tensorrt: TensorRtState
+    onnxruntime: PackageState
+    numpy: PackageState
+    cv2: OpenCvState
     bundle: BundleState | None = None
     bundle_problem: EdgeFusionError | None = None
+
+    @property
+    def runs_engines(self) -> bool:
+        """Whether there are both a GPU and TensorRT."""
+        return self.gpu.name is not None and self.tensorrt.version is not None
 
     @property
     def target(self) -> Target | None:
@@ -201,9 +226,9 @@ def look_around(
         board=board,
         python=_python(),
         gpu=_gpu(found, no_device),
-        tensorrt=TensorRt(trt.version_text, no_trt, trt.flavour) if trt else TensorRt(None, no_trt),
+        tensorrt=_tensorrt(trt, no_trt),
         onnxruntime=_onnxruntime(),
-        numpy=Package(import_module("numpy").__version__),
+        numpy=PackageState(import_module("numpy").__version__),
         cv2=_opencv(),
         bundle=state,
         bundle_problem=problem,
@@ -215,27 +240,30 @@ def _open(door: Callable[[], T]) -> tuple[T | None, str]:
     try:
         return door(), ""
     except EdgeFusionError as err:
-        return None, reason(err)
-    except _ABSENT as err:
-        return None, str(err) or type(err).__name__
+        return None, err.reason
+    except Exception as err:
+        return None, _why(err)
 
 
-def reason(err: EdgeFusionError) -> str:
-    """An error's message without its cure.
+def _why(err: Exception) -> str:
+    """Why a package or driver of others does not work.
 
-    Example:
-        >>> reason(EngineError("it does not fit", expected="8 SMs", got="4", cure="build it"))
-        'it does not fit: expected 8 SMs, got 4'
+    A broken one raises what it likes on import: ImportError and OSError, AttributeError and
+    ValueError where it was built against another numpy, RuntimeError, SystemError.
     """
-    found = (("expected", err.expected), ("got", err.got))
-    contrast = ", ".join(f"{label} {text}" for label, text in found if text)
-    return f"{err.what}: {contrast}" if contrast else err.what
+    return str(err) or type(err).__name__
 
 
-def _gpu(device: CudaDevice | None, problem: str) -> Gpu:
+def _tensorrt(found: TensorRT | None, problem: str) -> TensorRtState:
+    if found is None:
+        return TensorRtState(None, problem)
+    return TensorRtState(found.version_text, problem, found.flavour)
+
+
+def _gpu(device: CudaDevice | None, problem: str) -> GpuState:
     if device is None:
-        return Gpu(None, problem)
-    return Gpu(
+        return GpuState(None, problem)
+    return GpuState(
         name=device.name,
         sm="{}.{}".format(*device.sm),
         sm_count=device.sm_count,
@@ -244,31 +272,31 @@ def _gpu(device: CudaDevice | None, problem: str) -> Gpu:
     )
 
 
-def _python() -> Python:
+def _python() -> PythonState:
     venv = sys.prefix != sys.base_prefix
     settings = ""
     with suppress(OSError):
         settings = (Path(sys.prefix) / "pyvenv.cfg").read_text(encoding="utf-8", errors="replace")
     shared = re.search(r"include-system-site-packages\s*=\s*true", settings, re.IGNORECASE)
-    return Python(python_version(), venv, not venv or shared is not None)
+    return PythonState(python_version(), venv, not venv or shared is not None)
 
 
-def _onnxruntime() -> Package:
+def _onnxruntime() -> PackageState:
     try:
         ort: Any = import_module("onnxruntime")
-        return Package(ort.__version__, details=tuple(ort.get_available_providers()))
-    except _ABSENT as err:
-        return Package(None, str(err))
+        return PackageState(ort.__version__, details=tuple(ort.get_available_providers()))
+    except Exception as err:
+        return PackageState(None, _why(err))
 
 
-def _opencv() -> OpenCv:
+def _opencv() -> OpenCvState:
     try:
         cv2: Any = import_module("cv2")
         build: str = cv2.getBuildInformation()
-    except _ABSENT as err:
-        return OpenCv(None, str(err))
+    except Exception as err:
+        return OpenCvState(None, _why(err))
     gui = re.search(r"^\s*GUI:\s*(\S+)", build, re.MULTILINE)
-    return OpenCv(
+    return OpenCvState(
         version=cv2.__version__,
         wheel=next(filter(_installed, _OPENCV_WHEELS), None),
         gstreamer=re.search(r"^\s*GStreamer:\s*YES", build, re.MULTILINE) is not None,
@@ -294,7 +322,7 @@ def _bundle_state(
         return None, err
     engines: dict[EnginePrecision, EngineState] = {}
     if tensorrt is not None and device is not None:
-        for precision in get_args(EnginePrecision):
+        for precision in ENGINE_PRECISIONS:
             engines[precision] = _engine_state(bundle, precision, tensorrt.flavour, device)
     manifest = bundle.manifest
     return (
@@ -315,8 +343,13 @@ def _engine_state(
     try:
         engine_source(bundle, EngineOptions(precision=precision, flavour=flavour))
     except EngineError as err:
-        return EngineState(no_graph=err)
+        return EngineState("no graph", problem=err)
     try:
-        return EngineState(built_utc=find_engine(bundle, precision, device).record.created_utc)
+        record = find_engine(bundle, precision, device).record
+    except EngineMissingError as err:
+        return EngineState("absent", problem=err)
+    except EngineMismatchError as err:
+        return EngineState("misfit", problem=err)
     except EngineError as err:
-        return EngineState(no_engine=err)
+        return EngineState("damaged", problem=err)
+    return EngineState("built", record.created_utc)

@@ -8,6 +8,8 @@ one they are copied over and back within the graph.
 from __future__ import annotations
 
 import ctypes
+import threading
+import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -26,6 +28,7 @@ from .session import Execution, Tensors
 from .trt_api import TensorRT
 
 _BYTES = 4  # of a float32
+_LAST_FRAME_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,9 @@ class TrtSession:
         self._runtime = _runtime(api)
         self._engine = _deserialize(plan, self._runtime, api)
         specs = _tensor_specs(self._engine, spec)
-        with ExitStack() as resources:
+        self._lock, self._failed = threading.Lock(), False
+        self._resources = resources = ExitStack()
+        try:
             resources.callback(self._forget)
             self._context = _context(self._engine, api)
             self._stream = cuda.stream()
@@ -87,7 +92,10 @@ class TrtSession:
             resources.callback(self._settle)
             self._set_addresses()
             self._graph, reason = self._prepare(resources)
-            self._resources = resources.pop_all()
+        except BaseException:
+            self._failed = True
+            self.close()
+            raise
         self._execution = Execution(
             launch="enqueue" if self._graph is None else "graph",
             memory="unified" if device.integrated else "copied",
@@ -115,9 +123,17 @@ class TrtSession:
             SessionError: The session is closed; an input is missing, unknown or of another shape
                 or dtype; or TensorRT or CUDA failed.
         """
-        if self._context is None:
-            raise SessionError("the session is closed", cure="open another one")
-        check_inputs(inputs, self._inputs)
+        with self._lock:
+            if self._context is None:
+                raise SessionError("the session is closed", cure="open another one")
+            check_inputs(inputs, self._inputs)
+            try:
+                return self._run(inputs)
+            except SessionError:
+                self._failed = True
+                raise
+
+    def _run(self, inputs: Mapping[str, NDArray[np.float32]]) -> Tensors:
         for buffer in self._buffers:
             if buffer.is_input:
                 np.copyto(buffer.view, inputs[buffer.spec.name])
@@ -128,9 +144,46 @@ class TrtSession:
         self._cuda.synchronize(self._stream)
         return {b.spec.name: b.view.copy() for b in self._buffers if not b.is_input}
 
+    def inspect(self) -> str:
+        """What TensorRT's inspector says of the engine's layers, JSON.
+
+        Raises:
+            SessionError: The session is closed, or TensorRT failed.
+        """
+        if self._engine is None:
+            raise SessionError("the session is closed", cure="open another one")
+        mark = self._api.log.mark()
+        inspector = self._engine.create_engine_inspector()
+        if inspector is None:
+            raise SessionError(
+                "TensorRT could not inspect the engine", got=self._api.log.errors(mark)
+            )
+        form = self._api.module.LayerInformationFormat.JSON
+        return str(inspector.get_engine_information(form))
+
     def close(self) -> None:
-        """Free the engine and every buffer; a closed session refuses to run."""
-        self._resources.close()
+        """Free the engine and every buffer; a closed session refuses to run.
+
+        A frame that is under way in another thread is waited for.  One that does not end keeps its
+        memory, with a ``ResourceWarning``: freeing what the device still writes to would be worse.
+
+        Raises:
+            SessionError: CUDA failed, and had not failed before.
+        """
+        if not self._lock.acquire(timeout=_LAST_FRAME_S):
+            warnings.warn(
+                f"the engine is still at a frame after {_LAST_FRAME_S:g} s: its memory stays taken",
+                ResourceWarning,
+                stacklevel=2,
+            )
+            return
+        try:
+            self._resources.close()
+        except SessionError:
+            if not self._failed:  # else the first failure is the one to tell
+                raise
+        finally:
+            self._lock.release()
 
     def __enter__(self) -> TrtSession:
         return self

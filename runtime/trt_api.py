@@ -121,7 +121,7 @@ def load_tensorrt(needed_for: str = "running an engine") -> TensorRT:
         if err.name != "tensorrt":
             raise _broken(err) from err
         raise MissingDependencyError("TensorRT", needed_for=needed_for, cure=_CURE) from err
-    except (ImportError, OSError) as err:  # its wheels load their libraries by ctypes
+    except Exception as err:  # OSError from its wheels, ValueError from another numpy ...
         raise _broken(err) from err
     return _wrap(module)
 

@@ -82,9 +82,9 @@ def _size_clause(comparison: Comparison, variant: str) -> str:
 
 
 def _speed_clause(latency: Latency, variant: str) -> str:
-    if not latency.kernels.integer:
+    if not latency.arithmetic.integer:
         return (
-            f"it was timed with {latency.kernels.text}, which says nothing about the speed of "
+            f"it was timed with {latency.arithmetic.text}, which says nothing about the speed of "
             f"{variant.upper()} on the target"
         )
     speedup = latency.speedups[variant]
@@ -92,7 +92,7 @@ def _speed_clause(latency: Latency, variant: str) -> str:
     if speedup.low <= 1 <= speedup.high:
         return f"it is not measurably faster or slower ({interval})"
     direction = "faster" if speedup.low > 1 else "slower"
-    return f"it is {direction} ({interval}) with {latency.kernels.text}"
+    return f"it is {direction} ({interval}) with {latency.arithmetic.text}"
 
 
 def count(number: int, what: str) -> str:

@@ -15,7 +15,9 @@ from edge_fusion.bundle import Bundle
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("torch", "onnx", "nncf", "onnxslim", "onnxscript", "safetensors")
 # The command line imports a wing inside the command that needs it; the face resolves on first use.
-DOORS = {"edge_fusion/__main__.py", "edge_fusion/build_command.py", "edge_fusion/__init__.py"}
+DOORS = {
+    f"edge_fusion/{name}.py" for name in ("__main__", "__init__", "build_command", "device_job")
+}
 LAYERS = ("edge_fusion", "runtime", "calibration", "export")  # lowest first
 
 
@@ -138,6 +140,7 @@ def test_commands_that_need_the_workstation_say_so(tmp_path: Path) -> None:
     command = ("build", "add-mobilenetv2", "-o", str(tmp_path / "b"), "--calib", "demo://")
     done = run_blocked("from edge_fusion.__main__ import main; main()", *command)
     assert done.returncode == 2
+    assert "'build' needs torch" in done.stderr
     assert "pip install 'edge-fusion[export]'" in done.stderr
     assert "Traceback" not in done.stderr
 

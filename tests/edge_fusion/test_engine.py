@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +25,7 @@ from edge_fusion.engine import (
     find_engine,
     list_engines,
     read_engine,
+    read_record,
     write_engine,
 )
 from edge_fusion.errors import EngineError
@@ -141,6 +146,119 @@ def test_a_damaged_record_is_said(content: bytes, message: str, bundle: Bundle) 
     (engine.folder / "build.json").write_bytes(content)
     with pytest.raises(EngineError, match=f"{message}.*delete .* and build it again"):
         list_engines(bundle)
+
+
+def damage(folder: Path) -> None:
+    (folder / "build.json").write_text("{}")
+
+
+def outdate(folder: Path) -> None:
+    """What a later version may write: other fields, another schema."""
+    (folder / "build.json").write_text('{"schema_version": 2, "plans": []}')
+
+
+def misplace(folder: Path) -> None:
+    folder.rename(folder.with_name("f" * 16))
+
+
+def link(folder: Path) -> None:
+    folder.symlink_to(folder.rename(folder.parents[2] / "elsewhere"))
+
+
+def unseal(folder: Path) -> None:
+    record = json.loads((folder / "build.json").read_text())
+    (folder / "build.json").write_text(json.dumps({**record, "seal": None}))
+
+
+FLAWS = [
+    (damage, "is damaged: got key: Field required; delete .* and build it again"),
+    (outdate, "was written by a newer edge-fusion: got schema 2.*; upgrade edge-fusion"),
+    (misplace, "is not of this folder"),
+    (link, "got a link; delete the link"),
+    (unseal, "was not built by this user on this device: got no seal"),
+]
+
+
+@pytest.mark.parametrize(("flaw", "message"), FLAWS, ids=[flaw.__name__ for flaw, _ in FLAWS])
+def test_a_bad_record_is_said_where_nothing_fits_and_never_in_the_way(
+    flaw: Callable[[Path], None], message: str, bundle: Bundle
+) -> None:
+    newer = written(
+        bundle,
+        options=STRONG.model_copy(update={"optimization_level": 5}),
+        created_utc="2027-01-01T00:00:00+00:00",
+    )
+    flaw(newer.folder)
+    with pytest.raises(EngineError, match=message):
+        find_engine(bundle, "int8", DEVICE)
+    older = written(bundle)
+    assert find_engine(bundle, "int8", DEVICE) == older
+    # one of another device says less than what is wrong with ours
+    shutil.rmtree(older.folder)
+    written(bundle, device=DEVICE.model_copy(update={"sm_count": 4}))
+    with pytest.raises(EngineError, match=message):
+        find_engine(bundle, "int8", DEVICE)
+
+
+def test_a_link_in_place_of_all_engines_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    engine = written(bundle)
+    engines = engine.folder.parent
+    engines.rename(tmp_path / "elsewhere")
+    engines.symlink_to(tmp_path / "elsewhere")
+    for use in (
+        lambda: list_engines(bundle),
+        lambda: find_engine(bundle, "int8", DEVICE),
+        lambda: read_engine(bundle, engine.record.key),
+        lambda: written(bundle),
+    ):
+        with pytest.raises(EngineError, match=f"got a link; delete the link: rm {engines}$"):
+            use()
+    assert (tmp_path / "elsewhere" / engine.record.key / "model.plan").read_bytes() == PLAN
+
+
+@pytest.mark.parametrize("name", ["build.json", "model.plan"])
+def test_a_link_in_place_of_a_file_is_refused(name: str, bundle: Bundle, tmp_path: Path) -> None:
+    path = written(bundle).folder / name
+    path.rename(tmp_path / name)
+    path.symlink_to(tmp_path / name)
+    with pytest.raises(EngineError, match=f"{name} is not what was built: got a link"):
+        find_engine(bundle, "int8", DEVICE)
+
+
+def test_what_the_system_refuses_to_read_is_said(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(bundle)
+
+    def refused(self: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    with pytest.raises(EngineError, match="cannot read .*engines: got Permission denied"):
+        list_engines(bundle)
+
+
+def test_the_seal_is_in_the_file_and_not_in_the_record(bundle: Bundle) -> None:
+    engine = written(bundle)
+    stored = json.loads((engine.folder / "build.json").read_text())
+    assert len(stored.pop("seal")) == 64
+    assert EngineRecord.model_validate(stored) == engine.record
+    assert "seal" not in engine.record.model_dump()
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+def test_the_record_beside_a_plan(sealed: bool, bundle: Bundle) -> None:
+    engine = written(bundle)
+    assert read_record(engine.folder, sealed=sealed) == engine.record
+    unseal(engine.folder)
+    if sealed:
+        with pytest.raises(EngineError, match="was not built by this user on this device"):
+            read_record(engine.folder)
+    else:  # brought from another device, to be passed on
+        assert read_record(engine.folder, sealed=False) == engine.record
+        damage(engine.folder)
+        with pytest.raises(EngineError, match="copy the plan and its record from its device"):
+            read_record(engine.folder, sealed=False)
 
 
 def test_a_record_in_the_folder_of_another_is_said(bundle: Bundle) -> None:

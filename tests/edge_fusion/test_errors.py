@@ -5,7 +5,14 @@ import inspect
 import pytest
 
 from edge_fusion import errors
-from edge_fusion.errors import EdgeFusionError, GateError, MissingDependencyError
+from edge_fusion.errors import (
+    EdgeFusionError,
+    EngineError,
+    EngineMismatchError,
+    EngineMissingError,
+    GateError,
+    MissingDependencyError,
+)
 
 
 @pytest.mark.parametrize(
@@ -18,7 +25,9 @@ from edge_fusion.errors import EdgeFusionError, GateError, MissingDependencyErro
     ],
 )
 def test_message_states_expected_got_and_cure(parts: dict[str, str], message: str) -> None:
-    assert str(EdgeFusionError("frame 3", **parts)) == message
+    error = EdgeFusionError("frame 3", **parts)
+    assert str(error) == message
+    assert error.reason == message.partition("; ")[0]
 
 
 def test_every_error_is_in_the_tree_and_in_its_drawing() -> None:
@@ -37,3 +46,19 @@ def test_only_a_missed_gate_exits_with_1() -> None:
 def test_a_missing_package_says_which_extra_brings_it() -> None:
     error = MissingDependencyError("jinja2", needed_for="the HTML report", extra="report")
     assert "pip install 'edge-fusion[report]'" in str(error)
+
+
+def test_an_engine_that_does_not_fit_says_in_what() -> None:
+    error = EngineMismatchError(
+        "the engine in b", field="sm_count", theirs="4", ours="8", cure="build one here"
+    )
+    assert str(error) == "the engine in b: sm_count: expected 8, got 4; build one here"
+    assert (error.field, error.theirs, error.ours) == ("sm_count", "4", "8")
+    assert isinstance(error, EngineError)
+
+
+def test_an_engine_that_is_missing_is_told_apart() -> None:
+    error = EngineMissingError("b has no int8 engine", cure="run: edge-fusion build b")
+    assert error.reason == "b has no int8 engine"
+    assert isinstance(error, EngineError)
+    assert not isinstance(error, EngineMismatchError)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from edge_fusion.bundle import Bundle, write_bundle
 from edge_fusion.engine import EngineDevice, EngineOptions, EngineRecord, LayerSummary, engine_key
+from edge_fusion.export.remote_probe import DeviceFacts
 from edge_fusion.files import sha256
 from edge_fusion.manifest import FlavourRecord
 
@@ -55,3 +56,49 @@ def engine_record(bundle: Bundle, plan: bytes, device: EngineDevice = ORIN) -> E
         golden_tolerance=0.01,
         summary=LayerSummary(layers={"int8": 3}),
     )
+
+
+def device_facts(**changes: object) -> DeviceFacts:
+    """What a probe of an Orin Nano under JetPack 6 answers, with changes."""
+    jetpack_6 = {
+        "root": "/home/ubuntu/edge-fusion",
+        "python": "3.10.12",
+        "architecture": "aarch64",
+        "release": "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic",
+        "model": "NVIDIA Jetson Orin Nano",
+        "nvpmodel": "pmode:0002 fmode:fanNull",
+        "free_bytes": 10 << 30,
+        "writable": True,
+        "rsync": True,
+        "cv2": True,
+        "venv": True,
+        "installed": False,
+        "tensorrt": "10.3.0",
+        "tensorrt_problem": "",
+    }
+    return DeviceFacts.model_validate(jetpack_6 | changes)
+
+
+def encode_graph(*nodes: tuple[str, str, tuple[str, ...], tuple[str, ...]]) -> bytes:
+    """An ONNX file with nothing but nodes, each its name, operator, inputs and outputs."""
+    encoded = [
+        b"".join(
+            [
+                *(_field(1, name.encode()) for name in inputs),
+                *(_field(2, name.encode()) for name in outputs),
+                _field(3, node.encode()),
+                _field(4, operator.encode()),
+            ]
+        )
+        for node, operator, inputs, outputs in nodes
+    ]
+    return _field(7, b"".join(_field(1, node) for node in encoded))
+
+
+def _field(number: int, content: bytes) -> bytes:
+    """A field whose length comes first, in the protocol-buffer encoding."""
+    length, size = bytearray(), len(content)
+    while size > 0x7F:
+        length.append(size & 0x7F | 0x80)
+        size >>= 7
+    return bytes([number << 3 | 2, *length, size]) + content

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -16,16 +17,23 @@ from pathlib import Path
 import pytest
 
 from edge_fusion.bundle import Bundle, write_bundle
+from edge_fusion.device_key import STATE_VARIABLE
 from edge_fusion.engine import list_engines
 from edge_fusion.errors import InputError, LinkLostError, OutputError, RemoteError
+from edge_fusion.export import remote
 from edge_fusion.export.remote import RemoteOptions, RemoteResult, build_remote
+from edge_fusion.export.remote_job import Job
 from edge_fusion.export.remote_wheel import pack_wheel
-from tests.export.device_bundles import engine_record, with_flavours
+from tests.export.device_bundles import device_facts, engine_record, with_flavours
 from tests.export.engine_bundles import bundle_with_flavours
 from tests.export.far_side import ROOT, FarSide, far_side, ssh_children
 from tests.export.stand_in import PLAN
 
 Build = Callable[..., RemoteResult]
+
+without_tensorrt = pytest.mark.skipif(
+    importlib.util.find_spec("tensorrt") is not None, reason="TensorRT is installed here"
+)
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +53,19 @@ def device(tmp_path: Path) -> Path:
     return tmp_path / "far side" / "edge fusion"
 
 
+def far_python(*arguments: str, **settings: object) -> tuple[str, ...]:
+    """This Python on the far side, where a login knows nothing of our environment."""
+    # The key must be that of the tests, never the user's own.  Rows of tables are made before there
+    # is one; they end before anything is sealed.
+    ours = {"PYTHONPATH": ROOT, STATE_VARIABLE: os.environ.get(STATE_VARIABLE, "")}
+    pairs = (f"{name}={value}" for name, value in (ours | settings).items())
+    return ("env", *pairs, sys.executable, *arguments)
+
+
 def stand_in(**behaviour: object) -> tuple[str, ...]:
-    settings = [f"STAND_IN_{name.upper()}={value}" for name, value in behaviour.items()]
     script = str(ROOT / "tests" / "export" / "stand_in.py")
-    return ("env", f"PYTHONPATH={ROOT}", *settings, sys.executable, script)
+    settings = {f"STAND_IN_{name.upper()}": value for name, value in behaviour.items()}
+    return far_python(script, **settings)
 
 
 @pytest.fixture
@@ -129,7 +146,7 @@ def test_the_real_command_line_builds_there(
     """On a fake device; the second run finds the engine and builds nothing."""
     whole = bundle_with_flavours(tiny_bundle, tmp_path / "whole")
     script = str(ROOT / "tests" / "export" / "fake_device.py")
-    command = ("env", f"PYTHONPATH={ROOT}", sys.executable, script)
+    command = far_python(script)
     lines: list[str] = []
     result = build(whole.path, on_line=lines.append, remote_command=command)
     assert result.record.options.precision == "int8"
@@ -142,8 +159,9 @@ def test_the_real_command_line_builds_there(
     assert again.copied == ()
 
 
+@without_tensorrt
 def test_the_real_command_line_says_why_it_cannot(build: Build) -> None:
-    command = ("env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "edge_fusion")
+    command = far_python("-m", "edge_fusion")
     with pytest.raises(RemoteError, match="failed: got building an engine needs TensorRT, "):
         build(remote_command=command)
 
@@ -167,12 +185,68 @@ def test_a_tar_goes_there_as_a_folder(build: Build, bundle: Bundle, tmp_path: Pa
     assert list_engines(Bundle.read(result.bundle)) == [result.record]
 
 
-@pytest.mark.slow
-def test_the_plan_comes_home_only_when_asked_for(build: Build, tmp_path: Path) -> None:
-    build(output=tmp_path / "kept", fetch_plan=True)
-    assert (tmp_path / "kept" / "model.plan").read_bytes() == PLAN
-    build(output=tmp_path / "kept")
-    assert not (tmp_path / "kept" / "model.plan").exists()
+def test_a_link_lost_while_cleaning_up_loses_no_engine(
+    build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose(job: Job) -> None:
+        raise LinkLostError("the link to the device broke while cleaning up")
+
+    lines: list[str] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(remote, "forget", lose)
+        result = build(on_line=lines.append, output=tmp_path / "result")
+    assert lines[-1].startswith("the link to the device broke while cleaning up; nothing is lost")
+    assert (tmp_path / "result" / "build.json").is_file()
+    again = build()
+    assert (again.record, again.attached) == (result.record, True)
+
+
+@pytest.fixture
+def job_on(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Job]:
+    """The job that a device with these facts would be given; nothing is reached or copied."""
+    jobs: list[Job] = []
+
+    def stop(job: Job, *_: object) -> None:
+        jobs.append(job)
+        raise RemoteError("seen enough")
+
+    def plan(**changes: object) -> Job:
+        monkeypatch.setattr(remote, "probe", lambda *_: device_facts(**changes))
+        with pytest.raises(RemoteError, match="seen enough"):
+            build_remote(bundle.path, RemoteOptions("ssh://orin"))
+        return jobs.pop()
+
+    monkeypatch.setattr(remote, "upload", lambda *_: ())
+    monkeypatch.setattr(remote, "run_job", stop)
+    return plan
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"release": "# R36 (release), REVISION: 4.7"},
+        {"tensorrt": "10.7.0.23"},
+        {"nvpmodel": "pmode:0000 fmode:fanNull"},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_an_outcome_from_before_an_upgrade_is_not_todays(
+    job_on: Callable[..., Job], changes: dict[str, object]
+) -> None:
+    """A build ended while nobody listened; then the device got other software or another mode."""
+    assert job_on().key == job_on(free_bytes=9 << 30).key
+    assert job_on().key != job_on(**changes).key
+
+
+def test_each_python_has_an_environment_of_its_own(job_on: Callable[..., Job]) -> None:
+    """What pip put into the environment of one Python is not seen by another."""
+    old, patched, new = (job_on(python=version) for version in ("3.10.12", "3.10.14", "3.12.3"))
+    root = "/home/ubuntu/edge-fusion"
+    for job, version in ((old, "3.10"), (patched, "3.10"), (new, "3.12")):
+        assert job.command[0] == f"{root}/venv-{version}/bin/edge-fusion"
+        assert job.install is not None
+        assert job.install.environment == f"{root}/venv-{version}"
+    assert old.install != patched.install, "it is installed again, into the same"
 
 
 def test_a_lost_link_is_made_again_and_no_line_is_lost(build: Build, device: Path) -> None:
@@ -232,7 +306,7 @@ def test_an_error_there_is_an_error_here(build: Build, device: Path) -> None:
         (("/no/such/program",), "got a program was not found"),
         # ends the shell that would write down how it ended
         (("sh", "-c", "kill -9 $PPID"), "ended without a word: .*was the device switched off"),
-        (("true",), "left no engine's record"),
+        (("true",), "left no engine's record: .*; the same command builds it anew; its log: /"),
     ],
 )
 def test_every_end_is_told(build: Build, command: tuple[str, ...], message: str) -> None:
@@ -240,11 +314,14 @@ def test_every_end_is_told(build: Build, command: tuple[str, ...], message: str)
         build(remote_command=command)
 
 
-def test_an_engine_of_something_else_is_refused(build: Build) -> None:
-    with pytest.raises(RemoteError, match="precision: expected fp16, got int8"):
-        build(precision="fp16")
+def test_an_engine_of_something_else_is_refused_and_built_anew(build: Build, device: Path) -> None:
+    for count in (1, 2):
+        with pytest.raises(RemoteError, match="precision: expected fp16, got int8; the same comm"):
+            build(precision="fp16")
+        assert runs(device) == count, "a bad outcome is told once"
 
 
+@without_tensorrt
 def test_the_devices_answer_without_tensorrt(build: Build, device: Path) -> None:
     """This machine has none: nothing is copied, and the message says what to install."""
     with pytest.raises(RemoteError, match="TensorRT is not installed for the Python .*got Module"):
@@ -291,12 +368,52 @@ def test_nobody_answers(bundle: Bundle, tmp_path: Path) -> None:
         build_remote(bundle.path, options)
 
 
-def test_a_folder_of_others_is_never_written_to(build: Build, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("letter.txt",),
+        # an engine's own folder: its plan would be lost
+        ("build.json", "layers.json", "model.plan"),
+        ("build.json", "layers.json", "remote.json", "letter.txt"),
+    ],
+)
+def test_a_folder_of_others_is_never_written_to(
+    build: Build, tmp_path: Path, names: tuple[str, ...]
+) -> None:
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "letter.txt").write_text("dear")
-    with pytest.raises(OutputError, match="no engine's record"):
-        build(output=tmp_path / "mine")
-    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["letter.txt"]
+    for name in names:
+        (tmp_path / "mine" / name).write_text("dear")
+    for replace in (False, True):
+        with pytest.raises(OutputError, match="no record of a build on a device; choose another"):
+            build(output=tmp_path / "mine", replace=replace)
+    assert {p.name for p in (tmp_path / "mine").iterdir()} == set(names)
+
+
+def test_an_older_record_is_replaced_only_when_that_is_wanted(build: Build, tmp_path: Path) -> None:
+    output = tmp_path / "record"
+    output.mkdir()  # an empty folder is no record
+    build(output=output)
+    (output / "layers.json").write_text("older")
+    with pytest.raises(OutputError, match="the record of an earlier build; .*--force"):
+        build(output=output)
+    assert (output / "layers.json").read_text() == "older"
+    build(output=output, replace=True)
+    assert (output / "layers.json").read_text() == '{"Layers": []}'
+
+
+def test_places_that_cannot_be_looked_at(build: Build, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="cannot write the engine's record .*name too long"):
+        build(output=tmp_path / ("x" * 300))
+    (tmp_path / "remote.json").write_text("a file, not a folder")
+    with pytest.raises(OutputError, match="no record of a build on a device"):
+        build(output=tmp_path / "remote.json", replace=True)
+    if os.geteuid() == 0:
+        pytest.skip("root may look everywhere")
+    (tmp_path / "locked" / "record").mkdir(parents=True)
+    (tmp_path / "locked").chmod(0)
+    with pytest.raises(OutputError, match="you may not write there"):
+        build(output=tmp_path / "locked" / "record")
+    (tmp_path / "locked").chmod(0o755)
 
 
 @pytest.mark.parametrize(
@@ -311,7 +428,8 @@ def test_a_folder_of_others_is_never_written_to(build: Build, tmp_path: Path) ->
         ({"python": "python3;id"}, "Python on the device"),
         ({"remote_command": ()}, "remote command"),
         ({"patience_s": -1.0}, "patience"),
-        ({"fetch_plan": True}, "fetching the plan: expected a folder"),
+        ({"directory": "~/"}, "folder on the device"),
+        ({"directory": "~other/x"}, "folder on the device"),
     ],
 )
 def test_options_are_checked_before_anything_happens(
@@ -343,20 +461,18 @@ def python_with_tensorrt(tmp_path: Path) -> str:
 
 
 @pytest.mark.slow
+@without_tensorrt
 def test_the_package_is_installed_there_and_gives_its_own_answer(
     build: Build, device: Path, python_with_tensorrt: str
 ) -> None:
-    if (
-        subprocess.run([sys.executable, "-c", "import tensorrt"], capture_output=True).returncode
-        == 0
-    ):
-        pytest.skip("TensorRT is installed here")
     lines: list[str] = []
     for _ in range(2):
         with pytest.raises(RemoteError, match="failed: got building an engine needs TensorRT"):
             build(python=python_with_tensorrt, remote_command=None, on_line=lines.append)
     assert lines.count("installing edge-fusion and what it needs") == 1, "once is enough"
-    installed = next((device / "venv" / "lib").glob("python3*/site-packages/edge_fusion"))
+    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    packages = device / f"venv-{version}" / "lib" / f"python{version}" / "site-packages"
+    installed = packages / "edge_fusion"
     assert (installed / "export" / "remote.py").read_bytes() == (
         ROOT / "export" / "remote.py"
     ).read_bytes()

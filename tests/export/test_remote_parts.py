@@ -10,6 +10,8 @@ import pytest
 
 from edge_fusion.bundle import Bundle
 from edge_fusion.errors import EngineError, InputError
+from edge_fusion.export import remote
+from edge_fusion.export.remote import RemoteOptions, build_remote
 from edge_fusion.export.remote_files import Device, upload
 from edge_fusion.export.remote_link import (
     Link,
@@ -21,6 +23,7 @@ from edge_fusion.export.remote_link import (
     plain,
 )
 from edge_fusion.export.remote_probe import DeviceFacts, Wish, check_fit, check_room, probe
+from tests.export.device_bundles import device_facts as facts
 from tests.export.device_bundles import with_flavours
 from tests.export.far_side import FarSide, far_side
 
@@ -160,25 +163,6 @@ def test_text_from_a_device_steers_no_terminal(text: str, shown: str) -> None:
     assert plain(text) == shown
 
 
-def facts(**changes: object) -> DeviceFacts:
-    jetpack_6 = {
-        "root": "/home/ubuntu/edge-fusion",
-        "python": "3.10.12",
-        "architecture": "aarch64",
-        "release": "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic",
-        "model": "NVIDIA Jetson Orin Nano",
-        "free_bytes": 10 << 30,
-        "writable": True,
-        "rsync": True,
-        "cv2": True,
-        "venv": True,
-        "installed": False,
-        "tensorrt": "10.3.0",
-        "tensorrt_problem": "",
-    }
-    return DeviceFacts.model_validate(jetpack_6 | changes)
-
-
 @pytest.fixture
 def wish(tiny_bundle: Bundle, tmp_path: Path) -> Wish:
     return Wish(with_flavours(tiny_bundle, tmp_path / "flavoured"), "int8", 100 << 20)
@@ -246,6 +230,14 @@ def test_room(wish: Wish) -> None:
         check_room(LINK, facts(writable=False), wish)
 
 
+@pytest.mark.parametrize(
+    ("stored", "mode"),
+    [("pmode:0002 fmode:fanNull", 2), ("pmode:0010\n", 10), ("", None), ("\ufffd garbled", None)],
+)
+def test_the_power_mode(stored: str, mode: int | None) -> None:
+    assert facts(nvpmodel=stored).power_mode == mode
+
+
 def test_the_systems_opencv_is_not_shadowed() -> None:
     assert facts().extras == ""
     assert facts(cv2=False).extras == "[opencv]"
@@ -270,6 +262,38 @@ def test_the_probe_tells_what_is_there(device: Device, tmp_path: Path) -> None:
     assert found.free_bytes > 0
     assert found.writable
     assert found.rsync == (shutil.which("rsync") is not None)
+    assert not found.installed
+    here = "{}.{}".format(*sys.version_info)
+    for folder, installed in (("venv", False), ("venv-3.6", False), (f"venv-{here}", True)):
+        (tmp_path / "far side" / folder).mkdir(parents=True)
+        (tmp_path / "far side" / folder / "edge-fusion.installed").touch()
+        again = probe(device.link, sys.executable, str(tmp_path / "far side"))
+        assert again.installed is installed
+    assert found.environment == f"venv-{here}"
+
+
+def test_a_folder_below_the_home_folder(
+    server: FarSide, tmp_path: Path, tiny_bundle: Bundle
+) -> None:
+    """Only a shell knows what ``~`` is: there it would become a folder of that name."""
+    options = RemoteOptions(
+        server.url,
+        directory="~/no such folder/edge",
+        python=sys.executable,
+        ssh_config=server.config(tmp_path),
+        remote_command=("true",),
+    )
+    roots: list[str] = []
+
+    def stop(link: Link, found: DeviceFacts, wish: Wish) -> None:
+        roots.append(found.root)
+        raise RemoteError("seen enough")
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(remote, "check_room", stop)
+        with pytest.raises(RemoteError, match="seen enough"):
+            build_remote(tiny_bundle.path, options)
+    assert roots == [str(Path.home() / "no such folder" / "edge")]
 
 
 @pytest.mark.parametrize("program", ["rsync", "sftp"])

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import ast
 import json
+import os
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -8,9 +11,16 @@ from typing import Any
 import pytest
 
 from edge_fusion.bundle import Bundle
-from edge_fusion.engine import RECORD_NAME
+from edge_fusion.engine import (
+    LARGEST_RECORD,
+    RECORD_NAME,
+    EngineRecord,
+    engine_key,
+    write_engine,
+)
 from edge_fusion.errors import BundleError, EngineError, InputError, OutputError
 from edge_fusion.export.serving import export_isaac_ros, export_triton, preprocessing
+from edge_fusion.files import sha256
 from edge_fusion.spec import DepthInput, ModelSpec, Output
 from tests.export.device_bundles import engine_record, with_flavours
 
@@ -156,6 +166,8 @@ def test_a_foreign_model_or_a_link_is_never_replaced(
     ("change", "message"),
     [
         ({"plan_sha256": "0" * 64}, "hash: expected 000000000000"),
+        # more of the hash than anybody reads
+        ({"plan_sha256": f"{sha256(PLAN)[:63]}{int(sha256(PLAN)[63] == '0')}"}, "hash: expected"),
         ({"model_sha256": "0" * 64}, "model: expected .*, got 000000000000"),
         ({"options": {"precision": "fp16", "flavour": "strong"}}, "precision: expected int8, got"),
     ],
@@ -164,7 +176,10 @@ def test_a_plan_of_something_else_is_refused(
     bundle: Bundle, plan: Path, tmp_path: Path, change: dict[str, object], message: str
 ) -> None:
     path = plan.with_name(RECORD_NAME)
-    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    fields = {**json.loads(path.read_text()), **change}
+    made = EngineRecord.model_validate(fields)
+    key = engine_key(made.model_sha256, made.device, made.options)
+    path.write_text(made.model_copy(update={"key": key}).model_dump_json())
     with pytest.raises(EngineError, match=message):
         export_triton(bundle, "int8", tmp_path / "r", plan)
     with pytest.raises(EngineError, match=message):
@@ -179,12 +194,52 @@ def test_a_plan_from_trtexec_has_no_record_and_the_config_says_so(
     assert "without a record of what it was built from" in (folder / "config.pbtxt").read_text()
 
 
-def test_a_missing_plan_or_a_damaged_record(bundle: Bundle, plan: Path, tmp_path: Path) -> None:
+def test_a_missing_plan_is_said(bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="cannot read the plan.*edge-fusion build"):
         export_triton(bundle, "int8", tmp_path / "r", tmp_path / "none.plan")
-    plan.with_name(RECORD_NAME).write_text("{}")
-    with pytest.raises(EngineError, match="build.json is damaged"):
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{}", "build.json is damaged: got key: .*; copy the plan and its record from its device"),
+        (" " * (LARGEST_RECORD + 1), "too large for an engine's record"),
+        ('{"schema_version": 2}', "newer edge-fusion.*upgrade edge-fusion"),
+        (None, "build.json is not what was built: got a link"),
+    ],
+    ids=["damaged", "oversized", "newer", "link"],
+)
+def test_a_record_that_cannot_be_used_is_never_taken_for_none(
+    bundle: Bundle, plan: Path, tmp_path: Path, content: str | None, message: str
+) -> None:
+    record = plan.with_name(RECORD_NAME)
+    if content is None:
+        record.unlink()
+        record.symlink_to(tmp_path / "nowhere")
+    else:
+        record.write_text(content)
+    with pytest.raises(EngineError, match=message):
         export_triton(bundle, "int8", tmp_path / "r", plan)
+    with pytest.raises(EngineError, match=message):
+        export_isaac_ros(bundle, "int8", tmp_path / "p.yaml", plan)
+
+
+def test_a_record_whose_key_is_not_its_own_is_refused(
+    bundle: Bundle, plan: Path, tmp_path: Path
+) -> None:
+    path = plan.with_name(RECORD_NAME)
+    path.write_text(path.read_text().replace("Orin", "Xavier"))
+    with pytest.raises(EngineError, match="was changed: got a key that is not that of its fields"):
+        export_triton(bundle, "int8", tmp_path / "r", plan)
+
+
+def test_a_plan_that_was_built_elsewhere_may_be_passed_on(bundle: Bundle, tmp_path: Path) -> None:
+    record = engine_record(bundle, PLAN)
+    with pytest.MonkeyPatch.context() as elsewhere:
+        elsewhere.setenv("EDGE_FUSION_STATE", str(tmp_path / "their state"))
+        folder = write_engine(bundle, record, PLAN, "{}").folder
+    made = export_triton(bundle, "int8", tmp_path / "r", folder / "model.plan")
+    assert f"engine {record.key} from" in (made / "config.pbtxt").read_text()
 
 
 def test_isaac_ros_gets_a_plan_it_must_not_rebuild(
@@ -215,6 +270,63 @@ def test_names_cannot_break_out_of_a_config(bundle: Bundle, plan: Path, tmp_path
     config = parsed(export_triton(hostile, "int8", tmp_path / "r", plan, name="safe"))
     assert config.name == "safe"
     assert [output.name for output in config.output] == ['a"]\n}']
+
+
+@pytest.mark.parametrize(
+    "char",
+    ["\u2028", "\u2029", "\x85", "\x7f", "\r", "\ufeff", "\U0001f600", "\u00e9"],
+    ids=lambda char: f"U+{ord(char):04X}",
+)
+def test_no_character_ends_a_line_or_changes_a_name(
+    bundle: Bundle, plan: Path, tmp_path: Path, char: str
+) -> None:
+    name = f"a{char}injected: true"
+    spec = ModelSpec(name=name, height=32, width=32, output=Output(name=name))
+    hostile = Bundle(bundle.path, bundle.manifest.model_copy(update={"model": spec}))
+    folder = export_triton(hostile, "int8", tmp_path / "r", plan, name="safe")
+    assert [output.name for output in parsed(folder).output] == [name]
+    path = export_isaac_ros(hostile, "int8", tmp_path / "p.yaml", plan)
+    assert yaml_parameters(path)["output_tensor_names"] == [name]
+    for text in ((folder / "config.pbtxt").read_text(), path.read_text()):
+        assert text.isascii()
+        assert all(line.isprintable() for line in text.split("\n"))
+
+
+def yaml_parameters(path: Path) -> dict[str, Any]:
+    """The parameters as YAML 1.1 reads them: its line ends, its comments, its escapes."""
+    text = path.read_bytes().decode()
+    lines = (line.partition("#")[0].rstrip() for line in re.split("[\n\r\x85\u2028\u2029]", text))
+    head, section, *rows = (line for line in lines if line)
+    assert (head, section) == ("/**:", "  ros__parameters:")
+    pairs = [re.fullmatch(r"    (\w+): (.*)", row) for row in rows]
+    assert all(pairs), rows
+    # Python reads these quoted strings and their \U as YAML does.
+    plain = {"true": True, "false": False}
+    return {
+        pair[1]: plain[pair[2]] if pair[2] in plain else ast.literal_eval(pair[2])
+        for pair in pairs
+        if pair
+    }
+
+
+def test_a_path_that_yaml_cannot_hold_is_refused(
+    bundle: Bundle, plan: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    moved = plan.rename(folder / "model.plan")
+    with pytest.raises(InputError, match="the plan's path: expected UTF-8, got .*udce9"):
+        export_isaac_ros(bundle, "int8", tmp_path / "p.yaml", moved)
+
+
+def test_a_place_that_the_system_refuses_is_said(
+    bundle: Bundle, plan: Path, tmp_path: Path
+) -> None:
+    place = tmp_path / ("x" * 300)
+    with pytest.raises(OutputError, match="cannot write the Triton model .*File name too long"):
+        export_triton(bundle, "int8", place, plan)
+    with pytest.raises(OutputError, match="cannot write the parameters .*File name too long"):
+        export_isaac_ros(bundle, "int8", place, plan)
 
 
 def test_the_comments_say_what_a_client_must_do() -> None:

@@ -12,7 +12,7 @@ from edge_fusion.errors import GateError, InputError, SessionError
 from edge_fusion.metrics import METRICS
 from edge_fusion.runtime.compare import CompareOptions, compare
 from edge_fusion.runtime.gates import Gates, check_gates, parse_gates
-from edge_fusion.runtime.latency import BLOCK, Kernels, measure_latency
+from edge_fusion.runtime.latency import BLOCK, Arithmetic, measure_latency
 from edge_fusion.runtime.machine import machine_state
 from edge_fusion.runtime.memory_probe import peak_memory
 from edge_fusion.runtime.panels import LONG_SIDE, PanelPicker
@@ -106,7 +106,7 @@ class TestAccuracy:
         assert set(again["pooled"]["scores"]["int8"]["raw"]) == set(METRICS)
         assert again["images"][1]["id"] == "pair_001"
         assert again["costs"]["fp32"] == {"file_bytes": 40_000, "memory": None}
-        assert again["latency"]["kernels"]["integer"] is False
+        assert again["latency"]["arithmetic"]["integer"] is False
         assert len(again["latency"]["inference"]["int8"]["samples_ms"]) == BLOCK
 
 
@@ -135,6 +135,8 @@ class TestRefusals:
         [
             ({"variants": ("int8",)}, "two or more different"),
             ({"variants": ("int8", "int8")}, "got int8, int8"),
+            ({"variants": ("fp32", "", "int8")}, "got fp32, an empty name, int8; name them with"),
+            ({"variants": ("fp32", "")}, "got fp32, an empty name"),
             ({"warmup": 0}, "warmup: expected 1 or more, got 0"),
             ({"repeats": -1}, "repeats: expected 0 or more"),
             ({"limit": 0}, "limit: expected 1 or more"),
@@ -215,14 +217,14 @@ class TestLatency:
         with pytest.raises(InputError, match="at least one session"):
             measure_latency({}, [], make_bundle().manifest.model, warmup=1, repeats=1)
 
-    def test_the_callers_word_on_kernels_wins(self, make_bundle, make_source, opener):
+    def test_the_callers_word_on_arithmetic_wins(self, make_bundle, make_source, opener):
         bundle, sources = make_bundle(), [make_source(1)]
-        options = replace(QUICK, kernels=Kernels("tensor cores", integer=True))
+        options = replace(QUICK, arithmetic=Arithmetic("tensor cores", integer=True))
         found = compare(bundle, sources, options, open_session=opener())
-        assert found.latency.kernels.text == "tensor cores"
+        assert found.latency.arithmetic.text == "tensor cores"
         found = compare(bundle, sources, replace(QUICK, backend="new"), open_session=opener())
-        assert found.latency.kernels.text == "kernels that the backend does not state"
-        assert not found.latency.kernels.integer
+        assert found.latency.arithmetic.text == "kernels that the backend does not state"
+        assert not found.latency.arithmetic.integer
 
 
 class TestGates:

@@ -9,7 +9,8 @@ import ctypes
 import inspect
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -254,6 +255,61 @@ def test_the_library_of_a_wheel_is_found(stub, tmp_path, monkeypatch) -> None:
     assert missing_gpu() == ""
 
 
+def plant(root: Path, names: Iterable[str]) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+
+
+@pytest.mark.parametrize(
+    ("folder", "newest_first"),
+    [
+        (  # pip's: the file says
+            "nvidia/*/lib",
+            ["nvidia/cu13/lib/libcudart.so.13", "nvidia/cuda_runtime/lib/libcudart.so.12"],
+        ),
+        (  # the toolkit's: else its folder does, and 13 is more than 9
+            "cuda*/lib64",
+            [
+                "cuda-13.0/lib64/libcudart.so",
+                "cuda-12.10/lib64/libcudart.so.12.10.1",
+                "cuda-12.9/lib64/libcudart.so.12.9.100",
+                "cuda-9/lib64/libcudart.so",
+            ],
+        ),
+    ],
+)
+def test_the_newest_library_is_tried_first(tmp_path, folder, newest_first) -> None:
+    plant(tmp_path, sorted(newest_first))
+    found = cuda_library._newest_first(tmp_path, folder)
+    assert found == [str(tmp_path / name) for name in newest_first]
+
+
+def test_links_to_one_library_are_one(tmp_path) -> None:
+    plant(tmp_path, ["cuda-12.6/lib64/libcudart.so.12.6.68"])
+    for name in ("libcudart.so.12", "libcudart.so"):
+        (tmp_path / "cuda-12.6/lib64" / name).symlink_to("libcudart.so.12.6.68")
+    (tmp_path / "cuda").symlink_to("cuda-12.6")
+    (one,) = cuda_library._newest_first(tmp_path, "cuda*/lib64")
+    assert one.endswith("libcudart.so.12.6.68")
+
+
+def test_a_library_too_new_for_the_driver_is_passed_over(tmp_path, monkeypatch) -> None:
+    too_new = SOURCE.read_text().replace("driver = 12060", "driver = 11040")
+    new, old = (
+        str(compile_library(tmp_path, source, name))
+        for source, name in ((too_new, "libnew"), (SOURCE.read_text(), "libold"))
+    )
+    chosen = []
+    for candidates in ([new, old], [old, new], [new]):
+        monkeypatch.setattr(cuda_library, "_candidates", partial(iter, candidates))
+        library = cuda_library.find_library()
+        assert library is not None
+        assert library.stub_last_error() == 0
+        chosen.append(library._name)
+    assert chosen == [old, old, new]  # alone it is taken, and says why it does not work
+
+
 def test_the_fake_offers_what_the_real_one_does() -> None:
     def offers(cls: type) -> dict[str, list[str]]:
         return {
@@ -267,40 +323,47 @@ def test_the_fake_offers_what_the_real_one_does() -> None:
     assert set(real) - set(fake) == {"absence"}  # the fake stands for a machine with a device
 
 
-def real_library() -> Cuda:
+@pytest.fixture
+def real() -> Iterator[Cuda]:
     if cuda_library.find_library() is None:
         pytest.skip("no libcudart on this machine")
-    return Cuda.load()
+    with Cuda.load() as api:
+        yield api
 
 
-def test_the_real_library_has_every_function_and_describes_its_device() -> None:
-    with real_library() as api:
-        assert api.runtime_version >= (11, 4)
-        if api.absence():
-            with pytest.raises(SessionError, match="no CUDA driver|finds no device"):
-                api.device()
-            return
-        device = api.device()
-        assert device.name
-        assert device.sm >= (5, 3)
-        assert 0 < api.memory()[0] <= device.total_bytes
+@pytest.fixture
+def real_device(real: Cuda) -> Cuda:
+    if real.absence():
+        pytest.skip(real.absence())
+    return real
 
 
-def test_the_real_library_copies_and_records() -> None:
-    with real_library() as api:
-        if api.absence():
-            pytest.skip(api.absence())
-        there, back, device, stream = (
-            api.host_alloc(4),
-            api.host_alloc(4),
-            api.malloc(4),
-            api.stream(),
-        )
-        api.begin_capture(stream)
-        api.copy_in(device, there, stream)
-        api.copy_out(back, device, stream)
-        graph = api.end_capture(stream)
-        write(there, b"real")
-        api.launch(graph, stream)
-        api.synchronize(stream)
-        assert read(back) == b"real"
+def test_the_real_library_has_every_function(real) -> None:
+    assert real.runtime_version >= (11, 4)
+
+
+def test_the_real_library_says_why_there_is_no_device(real) -> None:
+    if not real.absence():
+        pytest.skip("there is a device")
+    with pytest.raises(SessionError, match="no CUDA driver|finds no device"):
+        real.device()
+
+
+def test_the_real_library_describes_its_device(real_device) -> None:
+    device = real_device.device()
+    assert device.name
+    assert device.sm >= (5, 3)
+    assert 0 < real_device.memory()[0] <= device.total_bytes
+
+
+def test_the_real_library_copies_and_records(real_device) -> None:
+    there, back = real_device.host_alloc(4), real_device.host_alloc(4)
+    device, stream = real_device.malloc(4), real_device.stream()
+    real_device.begin_capture(stream)
+    real_device.copy_in(device, there, stream)
+    real_device.copy_out(back, device, stream)
+    graph = real_device.end_capture(stream)
+    write(there, b"real")
+    real_device.launch(graph, stream)
+    real_device.synchronize(stream)
+    assert read(back) == b"real"

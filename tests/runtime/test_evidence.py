@@ -22,15 +22,10 @@ from edge_fusion.engine import (
 from edge_fusion.errors import OutputError, SessionError, SourceError
 from edge_fusion.files import sha256
 from edge_fusion.runtime import surroundings
-from edge_fusion.runtime.evidence import (
-    EvidenceOptions,
-    _without_places,
-    collect_evidence,
-    write_evidence,
-)
+from edge_fusion.runtime.evidence import EvidenceOptions, collect_evidence, write_evidence
 from edge_fusion.runtime.ort import OrtSession
 from edge_fusion.runtime.session import Execution, Session
-from edge_fusion.runtime.surroundings import Doors, EngineState, Package
+from edge_fusion.runtime.surroundings import Doors, EngineState, PackageState
 
 QUICK = EvidenceOptions(limit=2, warmup=1, repeats=1)
 BUILT = "2026-11-22T10:00:00+00:00"
@@ -120,8 +115,8 @@ def with_engines(monkeypatch: pytest.MonkeyPatch) -> None:
     def state(*arguments: Any) -> Any:
         found, problem = real(*arguments)
         assert found is not None
-        fits = EngineState(built_utc=BUILT)
-        engines = {"fp32": EngineState(), "fp16": fits, "int8": fits}
+        fits = EngineState("built", BUILT)
+        engines = {"fp32": EngineState("absent"), "fp16": fits, "int8": fits}
         return surroundings.BundleState(
             found.model, found.target, found.precision, found.flavours, engines
         ), problem
@@ -139,7 +134,7 @@ def test_engines_are_checked_and_their_records_kept(tiny_bundle: Bundle) -> None
     measured = evidence["measured"]["trt"]
     assert measured["reference"] == "fp16"
     assert measured["file_bytes"] == {"fp16": 4, "int8": 4}
-    assert "CUDA graph" in measured["latency"]["kernels"]["text"]
+    assert "CUDA graph" in measured["latency"]["arithmetic"]["text"]
     (engine,) = evidence["engines"]
     assert engine["summary"] == {"layers": {"int8": 64, "fp16": 12}, "int8_mac_share": 0.9}
     assert engine["device"]["tensorrt"] == "10.3.0.30"
@@ -170,14 +165,14 @@ def test_one_precision_alone_is_still_timed(
     tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        surroundings, "_onnxruntime", lambda: Package(None, "No module named 'onnxruntime'")
+        surroundings, "_onnxruntime", lambda: PackageState(None, "No module named 'onnxruntime'")
     )
     real = surroundings._bundle_state
 
     def state(*arguments: Any) -> Any:
         found, problem = real(*arguments)
         assert found is not None
-        engines = {"int8": EngineState(built_utc=BUILT)}
+        engines = {"int8": EngineState("built", BUILT)}
         return surroundings.BundleState(
             found.model, found.target, found.precision, found.flavours, engines
         ), problem
@@ -218,31 +213,32 @@ def test_nothing_tells_whose_machine_it_was(
     bundle = Bundle.read(tiny_bundle.path.rename(folder / "bundle"))
     data = pairs.rename(folder / "pairs")
     put_engine(bundle)
-    failed = {"build": f"cannot write {bundle.path}/engines, see /home/secret/log.txt"}
+    failed = {
+        "build": f"cannot write {bundle.path}/engines, see /home/secret/log.txt",
+        "login": "ssh://secret@secret/x of secret in /home/secret",
+    }
     evidence = collect_evidence(bundle, [f"folder://{data}"], QUICK, problems=failed, doors=NO_GPU)
     text = json.dumps(evidence)
     assert "secret" not in text
     assert str(tmp_path.parent) not in text
     assert str(Path.cwd()) not in text
-    assert evidence["problems"] == {"build": "cannot write bundle/engines, see log.txt"}
+    assert evidence["problems"] == {
+        "build": "cannot write bundle/engines, see log.txt",
+        "login": "ssh://user@host/x of host in ~",  # user and host have one name here
+    }
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("cannot read /home/ann/sets/a.png", "cannot read a.png"),
-        ("cannot read '/home/ann/a.png': no", "cannot read 'a.png': no"),
-        ("folder:///home/ann/set?limit=3", "folder://set?limit=3"),
-        ("/mnt/my disk/sets/one is empty", "sets/one is empty"),  # a folder with a blank
-        ("15W/25W at 102 GB/s, 3/4", "15W/25W at 102 GB/s, 3/4"),
-        ("https://example.org/a/b", "https://example.org/a/b"),
-        ("engines/x/model.plan", "engines/x/model.plan"),
-        ("../x and ./y", "../x and ./y"),
-        ("", ""),
-    ],
-)
-def test_of_paths_the_last_part_stays(text: str, expected: str) -> None:
-    assert _without_places({"a": [text]}, ["/mnt/my disk"]) == {"a": [expected]}
+def test_a_damaged_record_is_a_problem_and_costs_nothing_else(tiny_bundle: Bundle) -> None:
+    put_engine(tiny_bundle)
+    (record,) = (tiny_bundle.path / "engines").glob("*/build.json")
+    record.write_text("{")
+    evidence = collect_evidence(
+        tiny_bundle, options=QUICK, doors=NO_GPU, problems={"build fp16": "no memory"}
+    )
+    assert evidence["engines"] == []
+    assert evidence["runs"][0]["self_check"]["passed"]
+    assert evidence["problems"]["build fp16"] == "no memory"
+    assert "build.json is damaged" in evidence["problems"]["engines"]
 
 
 def test_a_set_that_is_missing_is_an_error_before_anything_runs(tiny_bundle: Bundle) -> None:

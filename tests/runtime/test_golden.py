@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from edge_fusion.bundle import Bundle
 from edge_fusion.errors import BundleError, SessionError
 from edge_fusion.runtime.golden import check_golden, golden_tolerance
-from edge_fusion.runtime.inspect import inspect_bundle
+from edge_fusion.runtime.inspect import check_facts, inspect_bundle
 from edge_fusion.runtime.session import open_session
 
 
@@ -51,31 +51,37 @@ def test_inspection_runs_every_variant_only_when_asked(tiny_bundle: Bundle) -> N
     inspection = inspect_bundle(tiny_bundle.path, self_check=True)
     assert [check.variant for check in inspection.checks] == ["fp32", "int8"]
     assert inspection.passed
+    assert (inspection.backend, inspect_bundle(tiny_bundle.path).backend) == ("ort", None)
+    assert inspection.as_dict()["backend"] == "ort"
+    facts = check_facts(inspection.checks, inspection.backend)
+    assert facts["self-check int8 on ort"].startswith("passed: mean absolute difference")
     assert inspection.as_dict()["self_check"][0]["passed"] is True
 
 
 def test_an_unknown_backend_or_variant_is_named(tiny_bundle: Bundle) -> None:
     with pytest.raises(SessionError, match="expected auto or ort or trt, got 'tpu'"):
         open_session(tiny_bundle, "fp32", backend="tpu")
-    with pytest.raises(BundleError, match="no variant 'fp16'"):
-        open_session(tiny_bundle, "fp16", backend="ort")
+    with pytest.raises(BundleError, match="no variant 'int4'"):
+        open_session(tiny_bundle, "int4", backend="ort")
 
 
 def test_fp16_is_held_against_the_outputs_of_fp32(tiny_bundle: Bundle) -> None:
     with closing(open_session(tiny_bundle, "fp32", backend="ort")) as session:
         check = check_golden(tiny_bundle, session, "fp16")
     assert (check.variant, check.passed) == ("fp16", True)
-    assert check.tolerance == 2e-4  # this bundle states none for FP16: twice that of FP32
+    assert check.tolerance == tiny_bundle.manifest.golden.mean_abs_tolerance["fp16"]
     assert not check_golden(tiny_bundle, Shifted(0.9), "fp16").passed
 
 
-def test_a_stated_tolerance_for_fp16_is_used(tiny_bundle: Bundle) -> None:
-    golden = tiny_bundle.manifest.golden
-    stated = golden.model_copy(
-        update={"mean_abs_tolerance": {**golden.mean_abs_tolerance, "fp16": 0.01}}
-    )
-    manifest = tiny_bundle.manifest.model_copy(update={"golden": stated})
-    assert golden_tolerance(Bundle(tiny_bundle.path, manifest), "fp16") == 0.01
+def test_a_tolerance_comes_from_the_manifest_alone(tiny_bundle: Bundle) -> None:
+    def stating(**tolerances: float) -> Bundle:
+        golden = tiny_bundle.manifest.golden.model_copy(update={"mean_abs_tolerance": tolerances})
+        manifest = tiny_bundle.manifest.model_copy(update={"golden": golden})
+        return Bundle(tiny_bundle.path, manifest)
+
+    assert golden_tolerance(stating(fp32=0.001, fp16=0.01), "fp16") == 0.01
+    with pytest.raises(BundleError, match="expected one for 'fp16', got fp32; build the bundle"):
+        golden_tolerance(stating(fp32=0.001), "fp16")
 
 
 def test_a_variant_without_golden_outputs_is_named(tiny_bundle: Bundle) -> None:

@@ -16,20 +16,20 @@ from rich.console import Console
 from edge_fusion.errors import MissingDependencyError, OutputError
 from edge_fusion.runtime.compare import CompareOptions, compare
 from edge_fusion.runtime.comparison import Comparison, VariantCost
-from edge_fusion.runtime.latency import Kernels, Latency, Speedup
+from edge_fusion.runtime.latency import Arithmetic, Latency, Speedup
 from edge_fusion.runtime.memory_probe import Memory
 from edge_fusion.runtime.report import terminal_table, write_html
 from edge_fusion.runtime.verdict import verdict
 
-INTEGER = Kernels("TensorRT INT8 tensor cores", integer=True)
-LITERAL = Kernels("Q/DQ run literally in float", integer=False)
+INTEGER = Arithmetic("TensorRT INT8 tensor cores", integer=True)
+LITERAL = Arithmetic("Q/DQ run literally in float", integer=False)
 
 
-def latency(speedup: Speedup, kernels: Kernels) -> Latency:
+def latency(speedup: Speedup, arithmetic: Arithmetic) -> Latency:
     rng = np.random.default_rng(0)
     slow = tuple((8 + rng.gamma(2, 0.2, 60)).tolist())
     fast = tuple(ms / speedup.ratio for ms in slow)
-    return Latency(kernels, {"fp32": slow, "int8": fast}, {"int8": speedup}, 5, 4, 1.25, 0.5)
+    return Latency(arithmetic, {"fp32": slow, "int8": fast}, {"int8": speedup}, 5, 4, 1.25, 0.5)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from contextlib import closing
 
@@ -16,14 +17,20 @@ from edge_fusion.engine import (
     engine_key,
     write_engine,
 )
-from edge_fusion.errors import BundleError, EngineError, SessionError
+from edge_fusion.errors import BundleError, EngineError, EngineMissingError, SessionError
 from edge_fusion.files import sha256
 from edge_fusion.runtime import cuda
 from edge_fusion.runtime.compare import CompareOptions, compare
 from edge_fusion.runtime.golden import check_golden
+from edge_fusion.runtime.inspect import inspect_bundle
 from edge_fusion.runtime.ort import OrtSession
 from edge_fusion.runtime.run import RunOptions, run_bundle, run_facts
-from edge_fusion.runtime.session import choose_backend, execution_of, open_session
+from edge_fusion.runtime.session import (
+    choose_backend,
+    execution_of,
+    missing_for_engines,
+    open_session,
+)
 from edge_fusion.runtime.source.demo import DemoSource
 from edge_fusion.runtime.trt import TrtSession
 from edge_fusion.runtime.trt_api import load_tensorrt, this_device
@@ -88,8 +95,50 @@ def test_without_a_gpu_auto_is_onnx_runtime(tiny_bundle, fake_tensorrt, monkeypa
         choose_backend(tiny_bundle, "fp16", "auto")
     message = str(caught.value)
     assert "'fp16' of bundle" in message
-    assert "can only run as a TensorRT engine: expected fp32 or int8 on this machine" in message
-    assert "no CUDA driver on this machine" in message
+    assert "can only run as a TensorRT engine: expected fp32 or int8 on ONNX Runtime" in message
+    assert "got no CUDA driver on this machine; name one of these, or --backend trt" in message
+
+
+def test_fp16_on_onnx_runtime_is_refused_with_a_cure_that_helps(tiny_bundle, jetson) -> None:
+    for act in (
+        lambda: open_session(tiny_bundle, "fp16", "ort"),
+        lambda: run_bundle(RunOptions(tiny_bundle.path, DEMO, variant="fp16", backend="ort")),
+        lambda: compare(
+            tiny_bundle,
+            [DemoSource(frames=1)],
+            CompareOptions(variants=("fp32", "fp16"), backend="ort", repeats=0, memory=False),
+        ),
+    ):
+        with pytest.raises(BundleError, match="can only run as a TensorRT engine") as caught:
+            act()
+        assert "--backend trt" in caught.value.cure
+        assert "--precision int8" not in str(caught.value)
+
+
+def test_int8_that_a_bundle_was_built_without_is_not_said_to_be_an_engine(
+    tiny_bundle, monkeypatch
+) -> None:
+    monkeypatch.setattr(cuda, "missing_gpu", lambda: "no CUDA driver on this machine")
+    variants = {"fp32": tiny_bundle.manifest.variants["fp32"]}
+    manifest = tiny_bundle.manifest.model_copy(update={"variants": variants})
+    bundle = Bundle(tiny_bundle.path, manifest)
+    with pytest.raises(BundleError, match="no variant 'int8'.*--precision int8"):
+        open_session(bundle, "int8")
+
+
+def test_an_unknown_backend_is_refused_with_a_cure(tiny_bundle) -> None:
+    with pytest.raises(SessionError, match="expected auto or ort or trt, got 'tpu'; .*doctor"):
+        choose_backend(tiny_bundle, "int8", "tpu")
+
+
+def test_what_engines_need_is_asked_without_importing_tensorrt(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(cuda, "missing_gpu", lambda: "no CUDA driver on this machine")
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+    (tmp_path / "tensorrt.py").write_text("raise SystemError('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert missing_for_engines() == "no CUDA driver on this machine"
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert missing_for_engines() == "no TensorRT for this Python"
 
 
 def test_a_gpu_that_does_not_work_is_no_missing_one(tiny_bundle, fake_tensorrt, monkeypatch):
@@ -137,8 +186,25 @@ def test_an_engine_of_another_tensorrt_is_refused_unread(
 
 
 def test_a_variant_that_no_engine_has_is_named(tiny_bundle, jetson) -> None:
-    with pytest.raises(BundleError, match="'int4': expected fp32 or fp16 or int8"):
+    with pytest.raises(BundleError, match="'int4': expected fp32 or fp16 or int8; name one of"):
         open_session(tiny_bundle, "int4", "trt")
+
+
+def test_inspection_checks_the_engines_that_are_there(tiny_bundle, add_engine) -> None:
+    for precision in ("int8", "fp16"):
+        add_engine(precision)
+    inspection = inspect_bundle(tiny_bundle.path, self_check=True)
+    assert inspection.backend == "trt"
+    assert [check.variant for check in inspection.checks] == ["fp16", "int8"]
+    assert inspection.passed
+    assert inspection.as_dict()["backend"] == "trt"
+    on_the_cpu = inspect_bundle(tiny_bundle.path, self_check=True, backend="ort")
+    assert [check.variant for check in on_the_cpu.checks] == ["fp32", "int8"]
+
+
+def test_inspection_without_an_engine_to_check_is_no_success(tiny_bundle, jetson) -> None:
+    with pytest.raises(EngineMissingError, match="no engine to check; run: .*--backend ort"):
+        inspect_bundle(tiny_bundle.path, self_check=True)
 
 
 def test_run_records_what_was_used(tiny_bundle, add_engine) -> None:
@@ -178,8 +244,8 @@ def test_compare_holds_three_engines_against_each_other(tiny_bundle, add_engine)
     sizes = {variant: cost.file_bytes for variant, cost in found.costs.items()}
     assert sizes == {variant: record.plan_bytes for variant, record in records.items()}
     assert set(found.latency.speedups) == {"fp16", "int8"}
-    assert found.latency.kernels.integer
-    assert found.latency.kernels.text == (
+    assert found.latency.arithmetic.integer
+    assert found.latency.arithmetic.text == (
         "TensorRT engine built on this device; "
         "TensorRT 10.3.0.30 on Orin, CUDA graph, unified memory"
     )
@@ -190,7 +256,7 @@ def test_no_8_bit_arithmetic_is_claimed_where_no_int8_ran(tiny_bundle, add_engin
         add_engine(precision)
     options = CompareOptions(variants=("fp32", "fp16"), memory=False, repeats=5, warmup=1)
     found = compare(tiny_bundle, [DemoSource(frames=1, width=64, height=48)], options)
-    assert not found.latency.kernels.integer
+    assert not found.latency.arithmetic.integer
 
 
 def test_compare_says_build_where_one_engine_is_missing(tiny_bundle, add_engine) -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from edge_fusion.errors import SessionError
+from edge_fusion.runtime import trt
 from edge_fusion.runtime.golden import check_golden
 from edge_fusion.runtime.ort import OrtSession
 from edge_fusion.runtime.session import Session
@@ -242,3 +247,105 @@ def test_a_failure_while_running_is_said_and_everything_is_freed(
     with session, pytest.raises(SessionError, match="TensorRT refused to run the engine"):
         session.run(inputs)
     cuda.close()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_inspector_is_asked_through_the_session(open_plan, version) -> None:
+    layers = ({"Name": "rgb/Conv", "LayerType": "CaskConvolution"},)
+    with open_plan(version, layers=layers) as session:
+        assert json.loads(session.inspect())["Layers"] == list(layers)
+    with pytest.raises(SessionError, match="the session is closed"):
+        session.inspect()
+
+
+def test_an_engine_that_cannot_be_inspected_is_said(open_plan) -> None:
+    with open_plan() as session:
+        session._engine = SimpleNamespace(create_engine_inspector=lambda: None)
+        with pytest.raises(SessionError, match="could not inspect the engine: got no reason given"):
+            session.inspect()
+
+
+class Slow:
+    """A CUDA runtime whose next wait lasts until it is told to go on."""
+
+    def __init__(self, cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.waiting, self.go_on = threading.Event(), threading.Event()
+        wait = cuda.synchronize
+
+        def synchronize(stream: int) -> None:
+            if not self.waiting.is_set():
+                self.waiting.set()
+                self.go_on.wait(10)
+            wait(stream)
+
+        monkeypatch.setattr(cuda, "synchronize", synchronize)
+
+
+def test_closing_waits_for_the_frame_of_another_thread(
+    open_plan, cuda, inputs, monkeypatch, tiny_models
+) -> None:
+    session = open_plan()
+    with OrtSession(tiny_models["fp32"], threads=1) as reference:
+        wanted = reference.run(inputs)["saliency"]
+    slow = Slow(cuda, monkeypatch)
+    with ThreadPoolExecutor() as pool:
+        frame = pool.submit(session.run, inputs)
+        assert slow.waiting.wait(5)
+        closing = pool.submit(session.close)
+        assert not closing.done()
+        slow.go_on.set()
+        np.testing.assert_array_equal(frame.result(5)["saliency"], wanted)
+        closing.result(5)
+    with pytest.raises(SessionError, match="closed"):
+        session.run(inputs)
+
+
+def test_a_frame_that_does_not_end_keeps_its_memory(open_plan, cuda, inputs, monkeypatch) -> None:
+    monkeypatch.setattr(trt, "_LAST_FRAME_S", 0.05)
+    session = open_plan()
+    slow = Slow(cuda, monkeypatch)
+    with ThreadPoolExecutor() as pool:
+        frame = pool.submit(session.run, inputs)
+        assert slow.waiting.wait(5)
+        with pytest.warns(ResourceWarning, match="still at a frame after 0.05 s"):
+            session.close()
+        slow.go_on.set()
+        assert frame.result(5)
+    session.close()
+
+
+@pytest.fixture
+def break_down(cuda, monkeypatch) -> Iterator[Callable[[], None]]:
+    """Once called, nothing can be waited for or freed any more; the test's end mends it."""
+    broken = threading.Event()
+    for name, what in (("synchronize", "wait"), ("host_free", "free")):
+        sound = getattr(cuda, name)
+
+        def fails(*arguments: object, sound=sound, what=what) -> None:
+            sound(*arguments)
+            if broken.is_set():
+                raise SessionError(f"CUDA failed to {what}")
+
+        monkeypatch.setattr(cuda, name, fails)
+    yield broken.set
+    broken.clear()
+
+
+def test_the_first_failure_is_the_one_that_is_told(open_plan, inputs, break_down) -> None:
+    session = open_plan()
+    break_down()
+    with pytest.raises(SessionError, match="CUDA failed to wait"), session:
+        session.run(inputs)
+
+
+def test_a_failure_to_free_is_told_where_nothing_failed_before(open_plan, break_down) -> None:
+    session = open_plan()
+    break_down()
+    with pytest.raises(SessionError, match="CUDA failed to free"):
+        session.close()
+
+
+def test_a_failure_while_opening_is_not_hidden_by_one_while_freeing(open_plan, break_down) -> None:
+    break_down()
+    with pytest.raises(SessionError, match="CUDA failed to wait"):
+        open_plan()
