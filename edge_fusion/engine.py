@@ -89,7 +89,7 @@ def engine_source(bundle: Bundle, options: EngineOptions) -> str:
     name = f"{options.flavour}.{options.precision}"
     if name not in bundle.manifest.flavours:
         raise EngineError(
-            f"{bundle.path} has no graph for a {options.precision} engine under TensorRT "
+            f"{bundle.path} has no graph for an engine in {options.precision} under TensorRT "
             f"{'10 and later' if options.flavour == 'strong' else '8'}",
             expected=name,
             got=", ".join(bundle.manifest.flavours) or "none",

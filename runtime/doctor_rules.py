@@ -77,7 +77,8 @@ def _jetson_tensorrt(seen: Surroundings, what: str) -> tuple[str, str]:
         return (
             f"TensorRT of JetPack {seen.board.jetpack} speaks Python {needed}, and edge-fusion "
             "needs 3.10",
-            "build the engine here with trtexec, whose line edge-fusion prints on the workstation",
+            "build the engine here with the line that the workstation prints: edge-fusion build "
+            "BUNDLE --print-trtexec --target xavier-nx",
         )
     if needed is not None and needed != ours:
         return (

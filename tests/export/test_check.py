@@ -84,7 +84,7 @@ def test_a_model_in_a_bundle_that_is_none_is_named(tmp_path: Path, monkeypatch) 
 
 def test_a_bundle_without_a_graph_for_the_target_is_refused(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(Bundle, "read", lambda path: FakeBundle())
-    with pytest.raises(EngineError, match=r"no graph for a.* int8.* under TensorRT 8"):
+    with pytest.raises(EngineError, match=r"no graph for an.* int8.* under TensorRT 8"):
         check_path(tmp_path / "bundle", "xavier-nx")
 
 

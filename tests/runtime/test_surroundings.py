@@ -179,7 +179,7 @@ def remark_about(diagnosis: Diagnosis, text: str) -> tuple[str, str, str]:
 
 def test_a_bundle_without_a_graph_for_this_tensorrt(tiny_bundle: Bundle, tmp_path: Path) -> None:
     diagnosis = examine(tiny_bundle.path, tmp_path / "nothing", doors())
-    severity, what, cure = remark_about(diagnosis, "no graph for a int8 engine")
+    severity, what, cure = remark_about(diagnosis, "no graph for an engine in int8")
     assert severity == "error"
     assert "expected strong.int8, got none" in what
     assert "build the bundle again" in cure
