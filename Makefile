@@ -1,5 +1,5 @@
 # Two commands do all the set-up on a fresh machine with Python >= 3.10:
-#   make demo   train a small default, build an INT8 bundle, stream it, compare it
+#   make demo   build the reference model in INT8, stream it, compare it
 #   make test   every check that CI runs
 PYTHON ?= python3
 VENV   ?= .venv

@@ -176,7 +176,7 @@ def train(
         out: Where the averaged weights are written every ``options.save_minutes``.
     """
     torch.manual_seed(options.seed)
-    with closing(open_feed(options.data, _spec(options), options.seed, options.workers)) as feed:
+    with closing(open_feed(options.data, spec_of(options), options.seed, options.workers)) as feed:
         model = _start(options, start_from, feed)
         average = AveragedModel(model, multi_avg_fn=_averager(options), use_buffers=True)
         optimizer = torch.optim.AdamW(_groups(model, options), weight_decay=options.weight_decay)
@@ -287,7 +287,8 @@ def _averager(options: TrainOptions) -> Callable[..., None]:
     return averager
 
 
-def _spec(options: TrainOptions) -> ModelSpec:
+def spec_of(options: TrainOptions) -> ModelSpec:
+    """How the network that is trained is fed."""
     return MODELS[options.model].spec
 
 
@@ -336,7 +337,7 @@ def main(
     )
     network = train(options, resume, console, out).to("cpu")
     save_checkpoint(network, out, half=True)
-    figures = evaluate(network, _spec(options), scenes)
+    figures = evaluate(network, spec_of(options), scenes)
     report = {"options": asdict(options), "unseen": figures}
     console.print(json.dumps(report, default=str), markup=False)
     if figures["iou"] < min_iou:

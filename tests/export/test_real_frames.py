@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from torch import nn
 
 from edge_fusion.export.checkpoint import load_checkpoint
 from edge_fusion.export.fold import fold
-from edge_fusion.export.models.registry import create_model
+from edge_fusion.export.models.registry import create_model, shipped_weights
 from edge_fusion.export.parity import check_parity
 from edge_fusion.export.trace import torch_runner, trace
 from edge_fusion.preprocess import Inputs, prepare
@@ -23,9 +22,6 @@ from edge_fusion.spec import ModelSpec, Output
 
 pytestmark = [pytest.mark.export, pytest.mark.slow]
 
-DEMO_CHECKPOINT = (
-    Path(__file__).resolve().parents[2] / "demo-out" / "mutualformer-mobilenetv2.safetensors"
-)
 SPEC = ModelSpec(name="mutualformer-mobilenetv2", output=Output(activation="sigmoid"))
 
 
@@ -39,9 +35,8 @@ def frames(real_data: Path) -> list[Inputs]:
 @pytest.fixture(scope="module")
 def network() -> nn.Module:
     """The main model with trained weights: random ones amplify rounding without end."""
-    path = Path(os.environ.get("EDGE_FUSION_CHECKPOINT", DEMO_CHECKPOINT))
-    if not path.is_file():
-        pytest.skip("no trained weights: run `make demo`, or set EDGE_FUSION_CHECKPOINT")
+    path = shipped_weights("mutualformer-mobilenetv2")
+    assert path is not None
     host = create_model("mutualformer-mobilenetv2")
     load_checkpoint(host, path)
     return host.eval()
