@@ -266,9 +266,13 @@ def _flavours(
             samples,
             judged_as=lambda runner: _saliency(runner, spec),
         )
-        own = built.flavours[f"{target.flavour}.{options.precision}"]
+        name = f"{target.flavour}.{options.precision}"
+        found = built.flavours[name].parity.to_reference
         remarks = len(lint_remarks(built))
-        done(f"{', '.join(built.flavours)}; {own.parity}; {remarks} remarks for {target.name}")
+        done(
+            f"{len(built.flavours)} graphs, {remarks} remarks; {name} differs from its source by "
+            f"mean {found.mean_abs:.1e}"
+        )
     return built
 
 
