@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -342,6 +343,8 @@ def test_both_flavours_build(tiny, simplified) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_every_flavour_of_every_model_of_ours_is_built(name: str, tmp_path: Path) -> None:
+    if name.endswith("resnet50") and not os.environ.get("EDGE_FUSION_LONG_TESTS"):
+        pytest.skip("takes minutes: set EDGE_FUSION_LONG_TESTS=1")
     # Random weights: what is built is the graph.  64 pixels, or the largest takes minutes.
     options = BuildOptions(
         name,
