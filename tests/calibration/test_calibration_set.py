@@ -82,7 +82,7 @@ def test_the_name_of_a_pair_is_not_part_of_its_hash() -> None:
 
 
 def test_no_set_says_how_to_make_one() -> None:
-    with pytest.raises(CalibrationError, match=r"needs a calibration set.*rgb/, depth/.*unit=mm"):
+    with pytest.raises(CalibrationError, match=r"need a calibration set.*rgb/, depth/.*unit=mm"):
         CalibrationOptions(())
 
 
