@@ -31,7 +31,7 @@ from edge_fusion.export.flavour import round_as_half
 from edge_fusion.files import write_bytes
 from edge_fusion.frame import RgbdFrame
 from edge_fusion.metrics import score
-from edge_fusion.preprocess import prepare, saliency_map
+from edge_fusion.preprocess import Inputs, prepare, saliency_map
 from edge_fusion.runtime.ort import OrtSession
 
 #: What each flavour is held against: the variant it was made from.
@@ -76,7 +76,8 @@ def measure(bundle: Bundle, sets: Mapping[str, Sequence[RgbdFrame]]) -> list[Dis
         predictors = dict(_predictors(bundle, stack))
         for name, frames in sets.items():
             for frame in track(frames, name):
-                for flavour, figures in _distances(predictors, frame).items():
+                inputs = prepare(frame, bundle.manifest.model)
+                for flavour, figures in _distances(predictors, frame, inputs).items():
                     found[flavour, name].append(figures)
                     found[flavour, POOLED].append(figures)
     return [
@@ -93,13 +94,12 @@ def measure(bundle: Bundle, sets: Mapping[str, Sequence[RgbdFrame]]) -> list[Dis
 
 
 def _distances(
-    predictors: Mapping[str, Predictor], frame: RgbdFrame
+    predictors: Mapping[str, Predictor], frame: RgbdFrame, inputs: Inputs
 ) -> dict[str, tuple[float, float]]:
     """For each flavour: difference to its source, and change of the error where there is a mask."""
     size = (frame.rgb.shape[0], frame.rgb.shape[1])
     maps = {
-        name: saliency_map(one.run([prepare(frame, one.spec)]), one.spec, size)
-        for name, one in predictors.items()
+        name: saliency_map(one.run([inputs]), one.spec, size) for name, one in predictors.items()
     }
     errors = dict.fromkeys(maps, np.nan)
     if frame.mask is not None:

@@ -172,10 +172,10 @@ def find_engine(bundle: Bundle, precision: EnginePrecision, device: EngineDevice
             problems.append(err)
         else:
             return Engine(one.record, _read_plan(one.folder, one.record), one.folder)
+    if not problems:
+        raise EngineMissingError(f"{bundle.path} has no {precision} engine", cure=f"run: {build}")
     # An engine that is of this device, were it not for a flaw, has to be said before any other.
-    for problem in sorted(problems, key=lambda err: isinstance(err, EngineMismatchError)):
-        raise problem
-    raise EngineMissingError(f"{bundle.path} has no {precision} engine", cure=f"run: {build}")
+    raise min(problems, key=lambda err: isinstance(err, EngineMismatchError))
 
 
 def model_difference(bundle: Bundle, record: EngineRecord) -> tuple[str, str] | None:
@@ -252,7 +252,8 @@ def _check_fit(bundle: Bundle, stored: StoredRecord, device: EngineDevice, build
     model = model_difference(bundle, record)
     differences = [("model", *model)] if model else []
     differences += [(n, str(ours[n]), str(theirs[n])) for n in ours if ours[n] != theirs[n]]
-    for field, here, there in differences:
+    if differences:
+        field, here, there = differences[0]
         raise EngineMismatchError(
             f"the {record.options.precision} engine in {bundle.path} does not belong here",
             field=field,

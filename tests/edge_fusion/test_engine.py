@@ -18,7 +18,6 @@ from edge_fusion.engine import (
     EngineDevice,
     EngineOptions,
     EngineRecord,
-    LayerSummary,
     engine_folder,
     engine_key,
     engine_source,
@@ -29,8 +28,8 @@ from edge_fusion.engine import (
     write_engine,
 )
 from edge_fusion.errors import EngineError
-from edge_fusion.files import sha256
 from tests.export.engine_bundles import bundle_with_flavours
+from tests.fakes.engine_records import record_of
 
 DEVICE = EngineDevice(
     name="Orin", sm="8.7", sm_count=8, tensorrt="10.3.0.30", l4t="36.4.3", power_mode="15W"
@@ -48,21 +47,8 @@ def written(bundle: Bundle, **changed: Any) -> Engine:
     device, options = changed.get("device", DEVICE), changed.get("options", STRONG)
     plan = changed.get("plan", PLAN)
     file = engine_source(bundle, options)
-    model = bundle.manifest.files[file].sha256
-    record = EngineRecord(
-        key=engine_key(model, device, options),
-        model_sha256=model,
-        device=device,
-        options=options,
-        model_file=file,
-        plan_sha256=sha256(plan),
-        plan_bytes=len(plan),
-        created_utc=changed.get("created_utc", "2026-01-01T00:00:00+00:00"),
-        build_seconds=1.0,
-        golden_mean_abs=0.001,
-        golden_tolerance=0.02,
-        summary=LayerSummary(layers={"int8": 2}),
-    )
+    built = changed.get("created_utc", "2026-01-01T00:00:00+00:00")
+    record = record_of(bundle, file, plan, device, options, created_utc=built)
     return write_engine(bundle, record, plan, "{}")
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from edge_fusion.bundle import Bundle, write_bundle
-from edge_fusion.engine import EngineDevice, EngineOptions, EngineRecord, LayerSummary, engine_key
+from edge_fusion.engine import EngineDevice, EngineOptions, EngineRecord
 from edge_fusion.export.remote_probe import DeviceFacts
-from edge_fusion.files import sha256
 from edge_fusion.manifest import FlavourRecord
+from tests.fakes.engine_records import record_of
 
 FLAVOURS = tuple(f"{kind}.{p}" for kind in ("strong", "weak") for p in ("fp32", "fp16", "int8"))
 ORIN = EngineDevice(name="Orin", sm="8.7", sm_count=8, tensorrt="10.3.0.30", l4t="36.4.3")
@@ -41,21 +41,7 @@ def engine_record(bundle: Bundle, plan: bytes, device: EngineDevice = ORIN) -> E
     """What ``build.json`` says of an INT8 engine built from ``bundle``."""
     options = EngineOptions(precision="int8", flavour="strong")
     file = bundle.manifest.flavours["strong.int8"].file
-    model_sha256 = bundle.manifest.files[file].sha256
-    return EngineRecord(
-        key=engine_key(model_sha256, device, options),
-        model_sha256=model_sha256,
-        device=device,
-        options=options,
-        model_file=file,
-        plan_sha256=sha256(plan),
-        plan_bytes=len(plan),
-        created_utc="2026-01-01T00:00:00Z",
-        build_seconds=1.5,
-        golden_mean_abs=0.001,
-        golden_tolerance=0.01,
-        summary=LayerSummary(layers={"int8": 3}),
-    )
+    return record_of(bundle, file, plan, device, options)
 
 
 def device_facts(**changes: object) -> DeviceFacts:

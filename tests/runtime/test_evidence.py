@@ -14,18 +14,16 @@ from edge_fusion.bundle import Bundle
 from edge_fusion.engine import (
     EngineDevice,
     EngineOptions,
-    EngineRecord,
     LayerSummary,
-    engine_key,
     write_engine,
 )
 from edge_fusion.errors import OutputError, SessionError, SourceError
-from edge_fusion.files import sha256
 from edge_fusion.runtime import surroundings
 from edge_fusion.runtime.evidence import EvidenceOptions, collect_evidence, write_evidence
 from edge_fusion.runtime.ort import OrtSession
 from edge_fusion.runtime.session import Execution, Session
 from edge_fusion.runtime.surroundings import Doors, EngineState, PackageState
+from tests.fakes.engine_records import record_of
 
 QUICK = EvidenceOptions(limit=2, warmup=1, repeats=1)
 BUILT = "2026-11-22T10:00:00+00:00"
@@ -54,21 +52,8 @@ def put_engine(bundle: Bundle) -> None:
     device = EngineDevice(name="Orin", sm="8.7", sm_count=8, tensorrt="10.3.0.30")
     options = EngineOptions(precision="int8", flavour="strong")
     file = bundle.manifest.variants["int8"]
-    model = bundle.manifest.files[file].sha256
-    record = EngineRecord(
-        key=engine_key(model, device, options),
-        model_sha256=model,
-        device=device,
-        options=options,
-        model_file=file,
-        plan_sha256=sha256(b"plan"),
-        plan_bytes=4,
-        created_utc=BUILT,
-        build_seconds=1.0,
-        golden_mean_abs=0.001,
-        golden_tolerance=0.01,
-        summary=LayerSummary(layers={"int8": 64, "fp16": 12}, int8_mac_share=0.9),
-    )
+    summary = LayerSummary(layers={"int8": 64, "fp16": 12}, int8_mac_share=0.9)
+    record = record_of(bundle, file, b"plan", device, options, created_utc=BUILT, summary=summary)
     write_engine(bundle, record, b"plan", "{}")
 
 

@@ -13,12 +13,9 @@ from edge_fusion.bundle import Bundle
 from edge_fusion.engine import (
     EngineOptions,
     EngineRecord,
-    LayerSummary,
-    engine_key,
     write_engine,
 )
 from edge_fusion.errors import BundleError, EngineError, EngineMissingError, SessionError
-from edge_fusion.files import sha256
 from edge_fusion.runtime import cuda
 from edge_fusion.runtime.compare import CompareOptions, compare
 from edge_fusion.runtime.golden import check_golden
@@ -34,6 +31,7 @@ from edge_fusion.runtime.session import (
 from edge_fusion.runtime.source.demo import DemoSource
 from edge_fusion.runtime.trt import TrtSession
 from edge_fusion.runtime.trt_api import load_tensorrt, this_device
+from tests.fakes.engine_records import record_of
 from tests.fakes.tensorrt_api import Plan, pack_plan
 
 DEMO = "demo://?frames=3&size=64x48"
@@ -55,24 +53,10 @@ def add_engine(jetson, tiny_bundle: Bundle, tiny_models: dict[str, bytes]) -> Ad
         api, gpu = load_tensorrt(), cuda.Cuda.load()
         variant = "int8" if precision == "int8" else "fp32"
         model = tiny_bundle.manifest.variants[variant]
-        hashed = tiny_bundle.manifest.files[model].sha256
         device = this_device(api, gpu, probe_board())
         options = EngineOptions(precision=precision, flavour=api.flavour)
         plan = pack_plan(Plan(tiny_models[variant], api.version_text, device.sm, precision))
-        record = EngineRecord(
-            key=engine_key(hashed, device, options),
-            model_sha256=hashed,
-            device=device,
-            options=options,
-            model_file=model,
-            plan_sha256=sha256(plan),
-            plan_bytes=len(plan),
-            created_utc="2026-01-01T00:00:00Z",
-            build_seconds=1.0,
-            golden_mean_abs=0.0,
-            golden_tolerance=0.01,
-            summary=LayerSummary(layers={precision: 4}),
-        )
+        record = record_of(tiny_bundle, model, plan, device, options)
         write_engine(tiny_bundle, record, plan, "{}")
         return record
 

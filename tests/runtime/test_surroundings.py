@@ -17,17 +17,14 @@ from edge_fusion.bundle import Bundle, write_bundle
 from edge_fusion.engine import (
     EngineDevice,
     EngineOptions,
-    EngineRecord,
-    LayerSummary,
-    engine_key,
     list_engines,
     write_engine,
 )
 from edge_fusion.errors import BundleError, SessionError
-from edge_fusion.files import sha256
 from edge_fusion.manifest import FlavourRecord
 from edge_fusion.runtime.doctor import REMARK_COLUMNS, Diagnosis, examine
 from edge_fusion.runtime.surroundings import Doors, GpuState, TensorRtState, look_around
+from tests.fakes.engine_records import record_of
 
 GIB = 1 << 30
 NANO = BoardState(soc="tegra234", l4t="36.4.3", power_mode="25W")
@@ -148,20 +145,8 @@ def put_engine(bundle: Bundle, device: EngineDevice) -> None:
     """An FP32 engine in name; nobody deserialises it here."""
     options = EngineOptions(precision="fp32", flavour="strong")
     file = bundle.manifest.variants["fp32"]
-    model = bundle.manifest.files[file].sha256
-    record = EngineRecord(
-        key=engine_key(model, device, options),
-        model_sha256=model,
-        device=device,
-        options=options,
-        model_file=file,
-        plan_sha256=sha256(b"plan"),
-        plan_bytes=4,
-        created_utc="2026-11-22T10:00:00+00:00",
-        build_seconds=1.0,
-        golden_mean_abs=0.0,
-        golden_tolerance=0.01,
-        summary=LayerSummary(layers={"fp32": 3}),
+    record = record_of(
+        bundle, file, b"plan", device, options, created_utc="2026-11-22T10:00:00+00:00"
     )
     write_engine(bundle, record, b"plan", "{}")
 
