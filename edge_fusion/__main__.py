@@ -271,7 +271,8 @@ def targets(
 def sources(json_to: JsonTo = None) -> None:
     """List the kinds of sources that run, compare and --calib take, with every option of each."""
     from edge_fusion.console import STANDARD_OUTPUT, emit_json
-    from edge_fusion.runtime.source.uri import SCHEMES, describe_schemes
+    from edge_fusion.runtime.source.schemes import SCHEMES
+    from edge_fusion.runtime.source.uri import describe_schemes
 
     typer.echo(describe_schemes(), err=json_to == STANDARD_OUTPUT)
     options = {

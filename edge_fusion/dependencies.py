@@ -17,6 +17,13 @@ CURES = {
         "pip install 'edge-fusion[export]' on the workstation; the device does not need it",
     ),
     "onnxruntime": "pip install 'edge-fusion[ort]'",
+    "pyrealsense2": "pip install 'edge-fusion[realsense]' and apt install libusb-1.0-0",
+    "depthai": "pip install 'edge-fusion[oak]'",
+    **dict.fromkeys(("rosbags", "mcap"), "pip install 'edge-fusion[rosbag]'"),
+    "rerun": "pip install 'edge-fusion[rerun]'",
+    "psutil": "pip install 'edge-fusion[telemetry]'",
+    "rclpy": "source /opt/ros/DISTRO/setup.bash, in an environment made with "
+    "--system-site-packages",
 }
 
 

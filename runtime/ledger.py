@@ -40,7 +40,11 @@ class FrameRecord:
         postprocess_ms: From its output to a saliency map of the frame's size.
         sink_ms: All sinks together.
         latency_ms: From its arrival (live) or the end of its reading (stored) until the last sink
-            was done.
+            was done; in a sink's hands: until the sinks got it.
+        timestamp_ns: The device's time of the pair, ns; 0 where it has none.
+        fps: Frame rate of the stream over the last 30 frames.
+        captured: Pairs the source has delivered so far.
+        dropped: How many of them were dropped.
     """
 
     number: int
@@ -52,6 +56,10 @@ class FrameRecord:
     postprocess_ms: float
     sink_ms: float
     latency_ms: float
+    timestamp_ns: int
+    fps: float
+    captured: int
+    dropped: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +160,26 @@ class Ledger:
         if hopeless:
             raise self.nothing_processed()
 
+    def record(
+        self, frame: RgbdFrame, durations_ns: tuple[int, ...], latency_ns: int
+    ) -> FrameRecord:
+        """A frame's way until now; ``durations_ns`` in the order of ``STAGES``, missing ones 0."""
+        fps = self.running_fps()
+        with self._lock:
+            captured, dropped = self._captured, sum(self._drops.values())
+        spent_ms = dict.fromkeys((f"{stage}_ms" for stage in STAGES), 0.0)
+        spent_ms.update(zip(spent_ms, (ns / 1e6 for ns in durations_ns), strict=False))
+        return FrameRecord(
+            number=frame.number,
+            id=frame.id,
+            **spent_ms,
+            latency_ms=latency_ns / 1e6,
+            timestamp_ns=frame.timestamp_ns,
+            fps=fps,
+            captured=captured,
+            dropped=dropped,
+        )
+
     def deliver(
         self, frame: RgbdFrame, durations_ns: tuple[int, ...], latency_ns: int
     ) -> FrameRecord:
@@ -161,9 +189,7 @@ class Ledger:
             self._frames += 1
             self._ended_ns = now_ns()
             self._recent_ns.append(self._ended_ns)
-        return FrameRecord(
-            frame.number, frame.id, *(ns / 1e6 for ns in (*durations_ns, latency_ns))
-        )
+        return self.record(frame, durations_ns, latency_ns)
 
     def running_fps(self) -> float:
         """Frame rate over the last 30 frames; 0 before there are two."""

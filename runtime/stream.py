@@ -329,14 +329,16 @@ class _Pipeline:
         while True:
             captured, saliency, (wait_ns, *computing_ns), ready_ns = self._results.get()
             frame, taken_ns = captured.frame, now_ns()
+            wait_ns += taken_ns - ready_ns
+            stages_ns = (captured.capture_ns, wait_ns, *computing_ns)
+            so_far = self._ledger.record(frame, stages_ns, taken_ns - _arrival_ns(captured))
             for sink in self._sinks:
                 with _border(OutputError, f"writing frame '{frame.id}' to '{sink.destination}'"):
-                    sink.write(frame, saliency)
+                    sink.write(frame, saliency, so_far)
             done_ns = now_ns()
-            wait_ns += taken_ns - ready_ns
             record = self._ledger.deliver(
                 frame,
-                (captured.capture_ns, wait_ns, *computing_ns, done_ns - taken_ns),
+                (*stages_ns, done_ns - taken_ns),
                 done_ns - _arrival_ns(captured),
             )
             if self._on_progress is not None:

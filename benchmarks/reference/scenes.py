@@ -54,9 +54,9 @@ class SceneOptions:
         relative: Share of the samples with 8-bit relative depth instead of millimetres.
     """
 
-    composites: float = 0.18
-    tables: float = 0.18
-    blanked: float = 0.13
+    composites: float = 0.13
+    tables: float = 0.14
+    blanked: float = 0.22
     relative: float = 0.3
 
 

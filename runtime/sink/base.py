@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from edge_fusion.frame import RgbdFrame
 
+from ..ledger import FrameRecord
+
 
 class Sink(Protocol):
     """Anything that takes frames with their saliency: a video, a folder, a window."""
@@ -18,12 +20,13 @@ class Sink(Protocol):
         """Where the results go, as the user wrote it."""
         ...
 
-    def write(self, frame: RgbdFrame, saliency: NDArray[np.float32]) -> None:
+    def write(self, frame: RgbdFrame, saliency: NDArray[np.float32], record: FrameRecord) -> None:
         """Take one result; frames come in order, always from the same thread.
 
         Args:
             frame: The frame the saliency belongs to.
             saliency: (H, W) float32 in 0..1, as large as the frame; not to be changed.
+            record: Its way through the stream until now: ``sink_ms`` is still 0.
 
         Raises:
             OutputError: It could not be written.

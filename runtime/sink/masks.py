@@ -14,6 +14,8 @@ from edge_fusion.errors import OutputError
 from edge_fusion.files import partial_name
 from edge_fusion.frame import RgbdFrame
 
+from ..ledger import FrameRecord
+
 _PNG_LEVEL = 1  # level 3, OpenCV's default, costs twice the time for a few percent of the size
 _LONGEST_STEM = 120  # characters; file systems stop at 255 bytes
 
@@ -53,7 +55,7 @@ class MaskFolder:
         """The folder."""
         return f"{self._folder}/"
 
-    def write(self, frame: RgbdFrame, saliency: NDArray[np.float32]) -> None:
+    def write(self, frame: RgbdFrame, saliency: NDArray[np.float32], record: FrameRecord) -> None:
         """Write one map; a frame whose name is taken already gets its number appended."""
         levels = (saliency * 255).astype(np.uint8)
         encoded, png = cv2.imencode(".png", levels, [cv2.IMWRITE_PNG_COMPRESSION, _PNG_LEVEL])

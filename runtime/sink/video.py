@@ -14,6 +14,7 @@ from edge_fusion.errors import OutputError
 from edge_fusion.files import partial_name
 from edge_fusion.frame import RgbdFrame
 
+from ..ledger import FrameRecord
 from .overlay import depth_inset, draw_overlay
 
 # Codecs every build of OpenCV carries; H.264 is missing from its wheels for licence reasons.
@@ -74,7 +75,7 @@ class OverlayVideo:
         """The video's path."""
         return str(self._path)
 
-    def write(self, frame: RgbdFrame, saliency: NDArray[np.float32]) -> None:
+    def write(self, frame: RgbdFrame, saliency: NDArray[np.float32], record: FrameRecord) -> None:
         """Append one overlay.
 
         Raises:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from edge_fusion.frame import RgbdFrame
@@ -42,3 +43,55 @@ class StoredSource(Source, Protocol):
     def __getitem__(self, index: int) -> RgbdFrame:
         """Pair ``index``, counting from 0; ``IndexError`` past the end."""
         ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Arrival:
+    """A pair that has reached us and is not decoded yet: to drop it costs nothing.
+
+    Attributes:
+        id: Name of the pair inside its source.
+        number: The device's frame number, or a count from 0; a gap says what was lost before us.
+        timestamp_ns: The device's time of the pair in nanoseconds; 0 where it has none.
+        arrival_ns: ``time.monotonic_ns()`` when it reached us; 0 for stored pairs.
+        decode: Makes the frame; called once at most, from any thread.  It owns its bytes: nothing
+            in it belongs to a driver.  Raises FrameError where the pair is damaged.
+    """
+
+    id: str
+    number: int
+    timestamp_ns: int
+    arrival_ns: int
+    decode: Callable[[], RgbdFrame]
+
+
+@runtime_checkable
+class ArrivingSource(Source, Protocol):
+    """A source whose pairs can be dropped before they are decoded: cameras and recordings."""
+
+    def arrivals(self) -> Generator[Arrival, None, None]:
+        """Every pair as it arrives; closing the generator frees the device or the file.
+
+        Raises:
+            SourceError: The source cannot be read any further.
+        """
+        ...
+
+
+@runtime_checkable
+class CountingSource(Protocol):
+    """A source that loses or repairs things before there are pairs, and counts them."""
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """How often what happened, such as ``{"colour without depth": 3, "reconnects": 1}``."""
+        ...
+
+
+def decoded(arrivals: Generator[Arrival, None, None]) -> Generator[RgbdFrame, None, None]:
+    """The frames of arrivals, each decoded at once: what ``frames()`` of such a source returns."""
+    try:
+        for arrival in arrivals:
+            yield arrival.decode()
+    finally:
+        arrivals.close()

@@ -9,6 +9,7 @@ pytest.importorskip("torch")
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from benchmarks.reference.evaluate import compare, opposite
 from benchmarks.reference.feeds import DemoFeed
@@ -19,7 +20,7 @@ from benchmarks.reference.pretrained import (
     read_layers,
     spread_into_norms,
 )
-from benchmarks.reference.train import PHOTOGRAPHS, TrainOptions, structure_loss
+from benchmarks.reference.train import PHOTOGRAPHS, TrainOptions, edge_weight, structure_loss
 from edge_fusion.errors import CheckpointError
 from edge_fusion.export.models.mobilenetv2 import MobileNetV2
 from edge_fusion.preprocess import prepare
@@ -128,8 +129,17 @@ def test_the_public_weights_recognise_a_granny_smith(real_data: Path) -> None:
 def test_structure_loss_prefers_the_truth() -> None:
     mask = torch.zeros(1, 1, 32, 32)
     mask[..., 8:24, 8:24] = 1
-    right, empty = (structure_loss(8 * (2 * m - 1), mask) for m in (mask, torch.zeros_like(mask)))
+    weight = edge_weight(mask)
+    right, empty = (
+        structure_loss(8 * (2 * m - 1), mask, weight) for m in (mask, torch.zeros_like(mask))
+    )
     assert float(right) < 0.01 < float(empty)
+
+
+def test_edge_weight_is_that_of_the_whole_window() -> None:
+    mask = (torch.rand(2, 1, 96, 80, generator=torch.Generator().manual_seed(0)) > 0.5).float()
+    near = functional.avg_pool2d(mask, 11, 1, 5, count_include_pad=False)  # 80 // 8 | 1
+    torch.testing.assert_close(edge_weight(mask), 1 + 5 * (near - mask).abs())
 
 
 @pytest.mark.parametrize("options", [TrainOptions(), PHOTOGRAPHS], ids=["scenes", "photographs"])

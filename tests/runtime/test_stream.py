@@ -101,7 +101,7 @@ class Collect:
         self.numbers: list[int] = []
         self.closed = 0
 
-    def write(self, frame: RgbdFrame, saliency: NDArray[np.float32]) -> None:
+    def write(self, frame: RgbdFrame, saliency: NDArray[np.float32], record: FrameRecord) -> None:
         self.before(frame)
         assert saliency.shape == frame.rgb.shape[:2]
         self.numbers.append(frame.number)

@@ -7,14 +7,15 @@ import pytest
 from numpy.typing import NDArray
 
 from edge_fusion.frame import RgbdFrame
+from edge_fusion.runtime.ledger import FrameRecord
 from edge_fusion.spec import DepthSpec
 
-Result = tuple[RgbdFrame, NDArray[np.float32]]
+Result = tuple[RgbdFrame, NDArray[np.float32], FrameRecord]
 
 
 @pytest.fixture
 def result() -> Callable[..., Result]:
-    """Makes a frame, a bright square on grey that wanders with its number, and its saliency."""
+    """Makes a bright square on grey that wanders with its number: frame, saliency, record."""
 
     def make(
         number: int = 0,
@@ -31,6 +32,22 @@ def result() -> Callable[..., Result]:
         depth = np.where(saliency > 0, 600, 1200).astype(np.uint16)
         spec = DepthSpec(scale_to_m=0.001)
         name = f"f{number}" if frame_id is None else frame_id
-        return RgbdFrame(rgb, depth, spec, name, number, arrival_ns=arrival_ns), saliency
+        frame = RgbdFrame(rgb, depth, spec, name, number, arrival_ns=arrival_ns)
+        record = FrameRecord(
+            number=number,
+            id=name,
+            capture_ms=1.0,
+            wait_ms=0.5,
+            preprocess_ms=0.4,
+            infer_ms=20.0,
+            postprocess_ms=0.3,
+            sink_ms=0.0,
+            latency_ms=22.2,
+            timestamp_ns=0,
+            fps=30.0,
+            captured=number + 1,
+            dropped=0,
+        )
+        return frame, saliency, record
 
     return make

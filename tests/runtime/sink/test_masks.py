@@ -24,9 +24,9 @@ def names(folder: Path) -> list[str]:
 
 def test_writes_eight_bit_masks_under_the_frames_ids(tmp_path: Path, result: MakeResult) -> None:
     sink = MaskFolder(tmp_path / "new" / "masks")
-    frame, saliency = result(3)
+    frame, saliency, record = result(3)
     saliency[0, :4] = (0.5, 0.25, 0.999, 1 / 255)
-    sink.write(frame, saliency)
+    sink.write(frame, saliency, record)
     sink.close()
     assert names(tmp_path / "new" / "masks") == ["f3.png"]
     mask = cv2.imread(str(tmp_path / "new" / "masks" / "f3.png"), cv2.IMREAD_UNCHANGED)
@@ -40,12 +40,12 @@ def test_scoring_the_files_gives_the_figures_of_the_maps(
     tmp_path: Path, result: MakeResult
 ) -> None:
     sink = MaskFolder(tmp_path)
-    frame, saliency = result()
+    frame, saliency, record = result()
     truth = saliency > 0
     rng = np.random.default_rng(0)
     saliency[:] = np.clip(saliency * 0.6 + rng.random(saliency.shape, np.float32) * 0.4, 0, 1)
     saliency[0, 0] = 1
-    sink.write(frame, saliency)
+    sink.write(frame, saliency, record)
     read = cv2.imread(str(tmp_path / "f0.png"), cv2.IMREAD_UNCHANGED)
     assert read is not None
     again = score(read.astype(np.float32) / 255, truth)

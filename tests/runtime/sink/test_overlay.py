@@ -126,7 +126,7 @@ def test_a_palette_runs_from_far_to_near() -> None:
 
 
 def test_a_tiny_frame_has_no_inset(result: Callable[..., tuple[RgbdFrame, np.ndarray]]) -> None:
-    frame, _ = result(size=(48, 64))
+    frame, *_ = result(size=(48, 64))
     assert depth_inset(frame) is None
 
 

@@ -193,12 +193,12 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_disk_that_fills_up_ends_the_video_in_time(small_disk: Path, result: MakeResult) -> None:
     path = small_disk / "out.avi"  # motion JPEG: large enough to fill the disk soon
     sink = OverlayVideo(path, 30.0)
-    frame, saliency = result(size=(480, 640))
+    frame, saliency, record = result(size=(480, 640))
     frame.rgb[:] = np.random.default_rng(0).integers(0, 256, frame.rgb.shape, np.uint8)
     written = 0
     with pytest.raises(OutputError, match="no room left for the video"):
         while True:
-            sink.write(frame, saliency)
+            sink.write(frame, saliency, record)
             written += 1
     sink.close()
     assert names(small_disk) == ["out.avi"]
@@ -211,17 +211,19 @@ import numpy as np
 from pathlib import Path
 from edge_fusion.errors import OutputError
 from edge_fusion.frame import RgbdFrame
+from edge_fusion.runtime.ledger import FrameRecord
 from edge_fusion.runtime.sink.video import OverlayVideo
 from edge_fusion.spec import DepthSpec
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+record = FrameRecord(0, "f0", *(0.0,) * 7, 0, 0.0, 1, 0)
 rng = np.random.default_rng(0)
 sink = OverlayVideo(Path(sys.argv[1]), 30.0)
 for number in range(60):
     rgb = rng.integers(0, 256, (240, 320, 3), np.uint8)
     depth = np.full((240, 320), 800, np.uint16)
     frame = RgbdFrame(rgb, depth, DepthSpec(scale_to_m=0.001), f"f{number}", number)
-    sink.write(frame, np.zeros((240, 320), np.float32))
+    sink.write(frame, np.zeros((240, 320), np.float32), record)
 try:
     sink.close()
 except OutputError as err:
