@@ -83,7 +83,7 @@ def run(
     console = console_for(json_to)
     with FrameLine(console) as line:
         done = run_bundle(
-            options, lambda frame, fps, drops: line(frame.latency_ms, frame.number, fps, drops)
+            options, lambda one: line(one.latency_ms, one.number, one.fps, one.dropped)
         )
     console.print(facts_table(run_facts(done)))
     console.print(grid(("ms", "p50", "p90", "p99", "max"), stage_rows(done)))

@@ -214,11 +214,24 @@ def saliency_map(
         FrameError: The output holds NaN, has another shape, or is no probability though the
             record says so.
     """
+    return resize_saliency(saliency_plane(output, spec), size)
+
+
+def saliency_plane(output: NDArray[np.float32], spec: ModelSpec) -> NDArray[np.float32]:
+    """A model's output as (h, w) float32 at the model's own size, in 0..1 but for rounding.
+
+    Raises:
+        FrameError: As :func:`saliency_map`.
+    """
     if output.ndim != 4 or output.shape[:2] != (1, 1):
         raise FrameError("the model's output", expected="(1, 1, h, w)", got=str(output.shape))
-    height, width = size
-    plane = activate(output, spec)[0, 0]
-    resized = cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR)
+    plane: NDArray[np.float32] = activate(output, spec)[0, 0]
+    return plane
+
+
+def resize_saliency(plane: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """(h, w) saliency -> (H, W) float32 in 0..1, ``size`` being (H, W)."""
+    resized = cv2.resize(plane, size[::-1], interpolation=cv2.INTER_LINEAR)
     return np.asarray(resized, np.float32).clip(0, 1)
 
 

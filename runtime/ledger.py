@@ -6,6 +6,7 @@ import re
 import threading
 import time
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -35,7 +36,7 @@ class FrameRecord:
         id: Its name in the source.
         capture_ms: Reading it, which for a live source includes waiting for it.
         wait_ms: Standing between stages, before the model and before the sinks.
-        preprocess_ms: From the frame to the model's inputs.
+        preprocess_ms: From the pair to the model's inputs, decoding of a live one included.
         infer_ms: The model itself.
         postprocess_ms: From its output to a saliency map of the frame's size.
         sink_ms: All sinks together.
@@ -72,9 +73,13 @@ class StreamSummary:
         source: The source's URI.
         sinks: The sinks' destinations.
         live: Whether the source was live.
+        mode: ``every`` pair was processed, or always the ``freshest``.
         stopped: Why it ended: ``source ended``, ``limit reached``, ``stop requested`` or
             ``interrupted``.
         captured: Pairs the source delivered, unusable ones included.
+        missed: Frame numbers that a live source left out: lost before they reached us.
+        at_source: What the source counted before there were pairs, such as frames without a
+            partner or reconnects.
         frames: Frames that went all the way through the sinks.
         drops: How many frames were dropped, by reason.
         unprocessed: Pairs read ahead and left over when a limit or a stop ended the stream.
@@ -89,8 +94,11 @@ class StreamSummary:
     source: str
     sinks: tuple[str, ...]
     live: bool
+    mode: str
     stopped: str
     captured: int
+    missed: int
+    at_source: dict[str, int]
     frames: int
     drops: dict[str, int]
     unprocessed: int
@@ -121,15 +129,24 @@ class Ledger:
         self._recent_ns: deque[int] = deque(maxlen=_RECENT)
         self._started_ns = 0
         self._ended_ns = 0
-        self._captured = self._usable = self._unusable = self._frames = 0
+        self._captured = self._usable = self._unusable = self._frames = self._missed = 0
+        self._number: int | None = None
         self._drops: dict[str, int] = {}
         self._problems: list[FrameError] = []
 
-    def capture(self) -> None:
-        """Count a pair that the source delivered, whatever its state."""
+    def capture(self, number: int | None = None) -> None:
+        """Count a pair that the source delivered, whatever its state.
+
+        Args:
+            number: A live source's number of it: a gap to the one before is counted as missed.
+        """
         with self._lock:
             self._started_ns = self._started_ns or now_ns()
             self._captured += 1
+            if number is not None:
+                if self._number is not None:  # smaller after a reconnect: no gap
+                    self._missed += max(0, number - self._number - 1)
+                self._number = number
 
     def use(self) -> None:
         """Count a frame that the model took and answered."""
@@ -225,7 +242,14 @@ class Ledger:
         return error
 
     def summary(
-        self, *, sinks: tuple[str, ...], live: bool, stopped: str, abandoned: tuple[str, ...]
+        self,
+        *,
+        sinks: tuple[str, ...],
+        live: bool,
+        mode: str,
+        stopped: str,
+        abandoned: tuple[str, ...],
+        at_source: Mapping[str, int],
     ) -> StreamSummary:
         """Close the account."""
         with self._lock:
@@ -237,8 +261,11 @@ class Ledger:
                 source=self._uri,
                 sinks=sinks,
                 live=live,
+                mode=mode,
                 stopped=stopped,
                 captured=self._captured,
+                missed=self._missed,
+                at_source={name: count for name, count in at_source.items() if count},
                 frames=frames,
                 drops=drops,
                 unprocessed=self._captured - frames - sum(drops.values()),

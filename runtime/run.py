@@ -69,14 +69,12 @@ def default_variant(bundle: Bundle) -> str:
     return "int8" if "int8" in bundle.variants else "fp32"
 
 
-def run_bundle(
-    options: RunOptions, on_frame: Callable[[FrameRecord, float, int], None] | None = None
-) -> Run:
+def run_bundle(options: RunOptions, on_frame: Callable[[FrameRecord], None] | None = None) -> Run:
     """Stream every pair of a source through a bundle.
 
     Args:
         options: What to run on what.
-        on_frame: Called with each frame's record, the running fps and the drops so far.
+        on_frame: Called with each frame's record.
 
     Returns:
         What was used and the summary; Ctrl-C ends the stream early and still returns it.

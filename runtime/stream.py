@@ -1,23 +1,25 @@
-"""The streaming loop: source -> model -> sinks in three threads, every frame accounted for.
+"""The streaming loop: source -> model -> sinks in threads, every frame accounted for.
 
 ::
 
-    capture ──raw frames──> inference ──results──> sink
-             stored: queue              queue
-             live: newest wins
+    every:     capture ──queue──> preprocess ──queue──> inference ──queue──> sinks
+    freshest:  capture ──newest wins──> preprocess and inference ──queue──> sinks
 
-A live source drops *before* any work is spent on a frame; a stored one waits instead. The calling
-thread only waits, so signals reach it at once, whatever a driver or a model is doing.
+Stored sources have ``every`` pair processed, each stage in a thread of its own.  Live ones keep
+the model at the ``freshest`` pair: it is dropped *before* it is decoded, and decoded only when the
+model is free, since a pair that was prepared ahead would be older by one inference.
+
+The calling thread only waits, so signals reach it at once, whatever a driver or a model is doing.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,14 +33,16 @@ from edge_fusion.errors import (
     SourceError,
 )
 from edge_fusion.frame import RgbdFrame
-from edge_fusion.preprocess import Inputs, prepare, saliency_map
+from edge_fusion.preprocess import Inputs, prepare, resize_saliency, saliency_plane
 from edge_fusion.spec import ModelSpec
 
 from .handoff import BoundedQueue, Closed, Handoff, LatestSlot
 from .ledger import FrameRecord, Ledger, StreamSummary, now_ns, reason_of
 from .session import Session
 from .sink.base import Sink
-from .source.base import Source, StoredSource
+from .smooth import Smoother
+from .source.arrivals import arrivals_of
+from .source.base import Arrival, CountingSource, Source
 
 __all__ = ["FrameRecord", "Progress", "StreamOptions", "StreamSummary", "stream"]
 
@@ -51,7 +55,9 @@ _POLL_S = 0.05  # how soon the caller's stop event is noticed
 _FINISH_FRAME_S = 1.0
 _FINISH_SINKS_S = 0.75
 
-Progress = Callable[[FrameRecord, float, int], None]
+Progress = Callable[[FrameRecord], None]
+Mode = Literal["auto", "every", "freshest"]
+MODES: tuple[str, ...] = get_args(Mode)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,24 +66,33 @@ class StreamOptions:
 
     Attributes:
         limit: Stop after this many processed frames; None: at the end of the source.
+        mode: Process ``every`` pair, or always the ``freshest`` and drop what it has overtaken;
+            ``auto``: the freshest of a live source, every one of a stored one.
         queue_size: Items that may wait between two stages; more of them even out jitter and add
             latency.
         max_staleness_ms: Live sources only: drop a frame older than this when the model could
             start on it; None: never.
+        smoothing: Share of the past in each saliency map, 0 up to 1; None: each stands alone.
         give_up_after: Unusable frames from the start that end the stream with an error, so that a
             wrong unit is told after seconds, not never; None: keep waiting for a usable one.
     """
 
     limit: int | None = None
+    mode: Mode = "auto"
     queue_size: int = 2
     max_staleness_ms: float | None = None
+    smoothing: float | None = None
     give_up_after: int | None = 300
 
     def __post_init__(self) -> None:
-        for name in self.__slots__:
+        if self.mode not in MODES:
+            raise InputError("stream option mode", expected=", ".join(MODES), got=self.mode)
+        for name in ("limit", "queue_size", "max_staleness_ms", "give_up_after"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise InputError(f"stream option {name}", expected="above 0", got=f"{value}")
+        if self.smoothing is not None:
+            Smoother(self.smoothing)  # refuses a weight out of range
 
 
 def stream(
@@ -92,9 +107,10 @@ def stream(
     """Run every pair of a source through a model and into sinks.
 
     Stored sources lose nothing and keep their order. Live sources keep only the newest pair while
-    the model is busy. A pair that cannot be used is dropped, counted by reason and never ends the
-    run on its own. Ctrl-C and ``stop`` end the run within two seconds: the frame in the model is
-    finished, the sinks are closed and the summary is returned. A second Ctrl-C does not wait.
+    the model is busy (``options.mode`` chooses otherwise). A pair that cannot be used is dropped,
+    counted by reason and never ends the run on its own. Ctrl-C and ``stop`` end the run within two
+    seconds: the frame in the model is finished, the sinks are closed and the summary is returned.
+    A second Ctrl-C does not wait.
 
     Args:
         session: The model; stays open.
@@ -102,8 +118,8 @@ def stream(
         source: Where pairs come from.
         sinks: Where results go; closed on every way out, also after an error.
         options: How to stream.
-        on_progress: Called after each frame, in the sinks' thread, with the frame's record, the
-            running frame rate and the drops so far; limit its rate yourself.
+        on_progress: Called after each frame, in the sinks' thread, with the frame's record; limit
+            its rate yourself.
         stop: Ends the stream when set, from any thread or from a signal handler.
 
     Returns:
@@ -132,20 +148,35 @@ def stream(
 
 
 class _Captured(NamedTuple):
-    frame: RgbdFrame
+    arrival: Arrival
     capture_ns: int
     at_ns: int  # when it was in hand
 
+    @property
+    def arrival_ns(self) -> int:
+        return self.arrival.arrival_ns or self.at_ns
+
+
+class _Prepared(NamedTuple):
+    captured: _Captured
+    frame: RgbdFrame
+    inputs: Inputs
+    wait_ns: int
+    preprocess_ns: int
+    at_ns: int  # when it was ready
+
 
 class _Result(NamedTuple):
-    captured: _Captured
-    saliency: NDArray[np.float32]
-    durations_ns: tuple[int, int, int, int]  # wait, preprocess, infer, postprocess
+    prepared: _Prepared
+    plane: NDArray[np.float32]  # at the model's size
+    wait_ns: int
+    infer_ns: int
+    check_ns: int
     at_ns: int  # when it was ready
 
 
 class _Pipeline:
-    """One run: three threads, what lies between them, and the account."""
+    """One run: its threads, what lies between them, and the account."""
 
     def __init__(
         self,
@@ -159,19 +190,31 @@ class _Pipeline:
         self._session, self._spec, self._source, self._sinks = session, spec, source, tuple(sinks)
         self._options, self._on_progress = options, on_progress
         self._ledger = Ledger(source.uri, options.give_up_after)
-        self._frames: Handoff[_Captured] = (
-            LatestSlot() if source.live else BoundedQueue(options.queue_size)
-        )
-        self._results: BoundedQueue[_Result] = BoundedQueue(options.queue_size)
+        self._smooth = None if options.smoothing is None else Smoother(options.smoothing)
+        self._mode = options.mode
+        if options.mode == "auto":
+            self._mode = "freshest" if source.live else "every"
+        self._arrived: Handoff[_Captured] = BoundedQueue(options.queue_size)
+        self._prepared: Handoff[_Prepared] = BoundedQueue(options.queue_size)
+        self._results: Handoff[_Result] = BoundedQueue(options.queue_size)
+        self._stages = {
+            "sink": self._deliver,
+            "inference": self._infer,
+            "preprocess": self._preprocess,
+            "capture": self._capture,
+        }
+        if self._mode == "freshest":
+            self._arrived, self._results = LatestSlot(), BoundedQueue(1)
+            self._stages["inference"] = self._preprocess_and_infer
+            del self._stages["preprocess"]
         self._finished = threading.Event()
         self._stopped = "source ended"
         self._errors: list[Exception] = []
 
     def run(self, stop: threading.Event) -> StreamSummary:
-        stages = {"sink": self._deliver, "inference": self._infer, "capture": self._capture}
         threads = {
             name: threading.Thread(target=work, name=f"edge-fusion-{name}", daemon=True)
-            for name, work in stages.items()
+            for name, work in self._stages.items()
         }
         try:
             for thread in threads.values():
@@ -192,19 +235,21 @@ class _Pipeline:
         return self._ledger.summary(
             sinks=tuple(sink.destination for sink in self._sinks),
             live=self._source.live,
+            mode=self._mode,
             stopped=self._stopped,
             abandoned=abandoned,
+            at_source=self._source.counts if isinstance(self._source, CountingSource) else {},
         )
 
     def _shut_down(self, threads: dict[str, threading.Thread]) -> tuple[str, ...]:
         """End every thread from the back to the front; the names of those that would not end."""
-        self._frames.close(discard=True)
+        self._close_before_model()
         _join(threads["inference"], time.monotonic() + _FINISH_FRAME_S)
         self._results.close()  # whatever the model is still at comes too late
         if threads["sink"].ident is None:
             self._deliver()  # interrupted before the threads were running: close the sinks here
         deadline = time.monotonic() + _FINISH_SINKS_S
-        for name in ("sink", "capture"):
+        for name in ("sink", "capture", *threads.keys() - {"sink", "capture"}):
             _join(threads[name], deadline)
         return tuple(name for name, thread in threads.items() if thread.is_alive())
 
@@ -212,26 +257,47 @@ class _Pipeline:
     # reads; a stage that fails ends the same way after noting its error. So what was captured
     # before the camera failed is still processed, and a blocked writer is always woken.
 
+    def _close_before_model(self) -> None:
+        self._arrived.close(discard=True)
+        self._prepared.close(discard=True)
+
     def _capture(self) -> None:
         with self._noting_errors():
             try:
                 self._read_source()
             finally:
-                self._frames.close()
+                self._arrived.close()
+
+    def _preprocess(self) -> None:
+        with self._noting_errors():
+            try:
+                while True:
+                    self._prepare_next(self._prepared.put)
+            finally:
+                self._arrived.close(discard=True)
+                self._prepared.close()
 
     def _infer(self) -> None:
         with self._noting_errors():
             try:
-                self._process_frames()
+                self._process(lambda use: use(self._prepared.get()))
             finally:
-                self._frames.close(discard=True)
+                self._close_before_model()
+                self._results.close()
+
+    def _preprocess_and_infer(self) -> None:
+        with self._noting_errors():
+            try:
+                self._process(self._prepare_next)
+            finally:
+                self._close_before_model()
                 self._results.close()
 
     def _deliver(self) -> None:
         try:
             with self._noting_errors():
                 self._feed_sinks()
-            self._frames.close(discard=True)
+            self._close_before_model()
             self._results.close(discard=True)
             for sink in self._sinks:
                 with self._noting_errors(), _border(OutputError, f"closing '{sink.destination}'"):
@@ -249,69 +315,85 @@ class _Pipeline:
             self._errors.append(err)  # raised in the caller
 
     def _read_source(self) -> None:
-        with _border(SourceError, f"reading '{self._source.uri}'"):
-            pairs = _pairs(self._source)
-            try:
-                while not self._frames.closed:
-                    began_ns = now_ns()
-                    pair = next(pairs, None)
-                    if pair is None:
-                        return
-                    at_ns = now_ns()
+        with (
+            _border(SourceError, f"reading '{self._source.uri}'"),
+            closing(arrivals_of(self._source)) as pairs,
+        ):
+            while not self._arrived.closed:
+                began_ns = now_ns()
+                pair = next(pairs, _END)
+                at_ns = now_ns()
+                if pair is _END:
+                    return
+                if isinstance(pair, FrameError):
                     self._ledger.capture()
-                    if isinstance(pair, FrameError):
-                        self._ledger.drop_unusable(reason_of("unusable frame", pair), pair)
-                    elif self._frames.put(_Captured(pair, at_ns - began_ns, at_ns)) is not None:
+                    self._ledger.drop_unusable(reason_of("unusable frame", pair), pair)
+                elif isinstance(pair, Arrival):
+                    self._ledger.capture(pair.number if self._source.live else None)
+                    if self._arrived.put(_Captured(pair, at_ns - began_ns, at_ns)) is not None:
                         self._ledger.drop(OVERTAKEN)
-            finally:
-                pairs.close()
 
-    def _process_frames(self) -> None:
+    def _prepare_next(self, use: Callable[[_Prepared], object]) -> None:
+        """Wait for the next pair and give what the model takes to ``use``, unless it is dropped."""
+        captured = self._arrived.get()
+        taken_ns = now_ns()
+        if self._is_stale(captured, taken_ns):
+            self._ledger.drop(STALE)
+            return
+        name = captured.arrival.id
+        with _border(SourceError, f"decoding frame '{name}'"):
+            try:
+                frame = captured.arrival.decode()
+            except FrameError as err:
+                self._ledger.drop_unusable(reason_of("unusable frame", err), err)
+                return
+        with _border(SessionError, f"preparing frame '{name}'"):
+            try:
+                inputs = prepare(frame, self._spec)
+            except FrameError as err:
+                reason = reason_of("unusable frame", err) if frame.valid.any() else NO_DEPTH
+                self._ledger.drop_unusable(reason, err)
+                return
+        ready_ns = now_ns()
+        wait_ns = taken_ns - captured.at_ns
+        use(_Prepared(captured, frame, inputs, wait_ns, ready_ns - taken_ns, ready_ns))
+
+    def _process(self, feed: Callable[[Callable[[_Prepared], None]], object]) -> None:
+        """Run the model on what ``feed`` gives, up to the limit."""
         processed = 0
-        while processed != self._options.limit:
-            captured = self._frames.get()
-            with _border(SessionError, f"processing frame '{captured.frame.id}'"):
-                result = self._process(captured)
+
+        def process(prepared: _Prepared) -> None:
+            nonlocal processed
+            with _border(SessionError, f"processing frame '{prepared.frame.id}'"):
+                result = self._result(prepared)
             if result is not None:
                 self._results.put(result)
                 processed += 1
+
+        while processed != self._options.limit:
+            feed(process)
         self._stopped = "limit reached"
 
-    def _process(self, captured: _Captured) -> _Result | None:
-        """One frame's result, or None for a frame that was dropped."""
-        frame, taken_ns = captured.frame, now_ns()
-        if self._is_stale(captured, taken_ns):
-            self._ledger.drop(STALE)
-            return None
-        try:
-            inputs = prepare(frame, self._spec)
-        except FrameError as err:
-            reason = reason_of("unusable frame", err) if frame.valid.any() else NO_DEPTH
-            self._ledger.drop_unusable(reason, err)
-            return None
-        prepared_ns = now_ns()
-        output = self._run_model(inputs)
+    def _result(self, prepared: _Prepared) -> _Result | None:
+        """What the model says of one frame, or None where that cannot be used."""
+        taken_ns = now_ns()
+        output = self._run_model(prepared.inputs)
         inferred_ns = now_ns()
         try:
-            saliency = saliency_map(output, self._spec, (frame.rgb.shape[0], frame.rgb.shape[1]))
+            plane = saliency_plane(output, self._spec)
         except FrameError as err:
             self._ledger.drop_unusable(reason_of("unusable output", err), err)
             return None
         self._ledger.use()
         ready_ns = now_ns()
-        durations_ns = (
-            taken_ns - captured.at_ns,
-            prepared_ns - taken_ns,
-            inferred_ns - prepared_ns,
-            ready_ns - inferred_ns,
-        )
-        return _Result(captured, saliency, durations_ns, ready_ns)
+        spent_ns = taken_ns - prepared.at_ns, inferred_ns - taken_ns, ready_ns - inferred_ns
+        return _Result(prepared, plane, *spent_ns, ready_ns)
 
     def _is_stale(self, captured: _Captured, now: int) -> bool:
         limit_ms = self._options.max_staleness_ms
         if limit_ms is None or not self._source.live:
             return False
-        return now - _arrival_ns(captured) > limit_ms * 1e6
+        return now - captured.arrival_ns > limit_ms * 1e6
 
     def _run_model(self, inputs: Inputs) -> NDArray[np.float32]:
         outputs = self._session.run(inputs)
@@ -327,56 +409,35 @@ class _Pipeline:
 
     def _feed_sinks(self) -> None:
         while True:
-            captured, saliency, (wait_ns, *computing_ns), ready_ns = self._results.get()
-            frame, taken_ns = captured.frame, now_ns()
-            wait_ns += taken_ns - ready_ns
-            stages_ns = (captured.capture_ns, wait_ns, *computing_ns)
-            so_far = self._ledger.record(frame, stages_ns, taken_ns - _arrival_ns(captured))
+            result = self._results.get()
+            prepared, taken_ns = result.prepared, now_ns()
+            captured, frame = prepared.captured, prepared.frame
+            plane = result.plane
+            if self._smooth is not None:
+                plane = self._smooth(plane, frame.timestamp_ns or captured.arrival_ns)
+            saliency = resize_saliency(plane, (frame.rgb.shape[0], frame.rgb.shape[1]))
+            ready_ns = now_ns()
+            stages_ns = (
+                captured.capture_ns,
+                prepared.wait_ns + result.wait_ns + taken_ns - result.at_ns,
+                prepared.preprocess_ns,
+                result.infer_ns,
+                result.check_ns + ready_ns - taken_ns,
+            )
+            so_far = self._ledger.record(frame, stages_ns, ready_ns - captured.arrival_ns)
             for sink in self._sinks:
                 with _border(OutputError, f"writing frame '{frame.id}' to '{sink.destination}'"):
                     sink.write(frame, saliency, so_far)
             done_ns = now_ns()
             record = self._ledger.deliver(
-                frame,
-                (*stages_ns, done_ns - taken_ns),
-                done_ns - _arrival_ns(captured),
+                frame, (*stages_ns, done_ns - ready_ns), done_ns - captured.arrival_ns
             )
             if self._on_progress is not None:
                 with _border(OutputError, "reporting progress"):
-                    self._on_progress(record, self._ledger.running_fps(), self._ledger.dropped)
+                    self._on_progress(record)
 
 
-def _pairs(source: Source) -> Generator[RgbdFrame | FrameError, None, None]:
-    """Every pair of a source, or in its place the error that makes it unusable."""
-    if isinstance(source, StoredSource) and not source.live:
-        for index in range(len(source)):
-            try:
-                pair = source[index]
-            except FrameError as err:
-                yield err
-            else:
-                yield pair
-        return
-    pairs = source.frames()
-    try:
-        while True:
-            try:
-                pair = next(pairs)
-            except StopIteration:
-                return
-            except FrameError as err:
-                if isinstance(pairs, Generator):
-                    raise  # a generator that raised is at its end: nothing would follow
-                yield err
-            else:
-                yield pair
-    finally:
-        if isinstance(pairs, Generator):
-            pairs.close()  # here, in the thread that runs it: it may hold a camera
-
-
-def _arrival_ns(captured: _Captured) -> int:
-    return captured.frame.arrival_ns or captured.at_ns
+_END = object()
 
 
 @contextmanager

@@ -69,8 +69,12 @@ class Arrival:
 class ArrivingSource(Source, Protocol):
     """A source whose pairs can be dropped before they are decoded: cameras and recordings."""
 
-    def arrivals(self) -> Generator[Arrival, None, None]:
+    def arrivals(self) -> Generator[Arrival | None, None, None]:
         """Every pair as it arrives; closing the generator frees the device or the file.
+
+        Yields:
+            A pair, or None after half a second without one at the latest: only between two of
+            them can whoever reads end the stream.
 
         Raises:
             SourceError: The source cannot be read any further.
@@ -88,10 +92,11 @@ class CountingSource(Protocol):
         ...
 
 
-def decoded(arrivals: Generator[Arrival, None, None]) -> Generator[RgbdFrame, None, None]:
+def decoded(arrivals: Generator[Arrival | None, None, None]) -> Generator[RgbdFrame, None, None]:
     """The frames of arrivals, each decoded at once: what ``frames()`` of such a source returns."""
     try:
         for arrival in arrivals:
-            yield arrival.decode()
+            if arrival is not None:
+                yield arrival.decode()
     finally:
         arrivals.close()
