@@ -315,10 +315,8 @@ class _Pipeline:
             self._errors.append(err)  # raised in the caller
 
     def _read_source(self) -> None:
-        with (
-            _border(SourceError, f"reading '{self._source.uri}'"),
-            closing(arrivals_of(self._source)) as pairs,
-        ):
+        pairs = arrivals_of(self._source)
+        with _border(SourceError, f"reading '{self._source.uri}'"), closing(pairs):
             while not self._arrived.closed:
                 began_ns = now_ns()
                 pair = next(pairs, _END)
@@ -328,7 +326,7 @@ class _Pipeline:
                 if isinstance(pair, FrameError):
                     self._ledger.capture()
                     self._ledger.drop_unusable(reason_of("unusable frame", pair), pair)
-                elif isinstance(pair, Arrival):
+                elif isinstance(pair, Arrival):  # else nothing came for a while
                     self._ledger.capture(pair.number if self._source.live else None)
                     if self._arrived.put(_Captured(pair, at_ns - began_ns, at_ns)) is not None:
                         self._ledger.drop(OVERTAKEN)

@@ -7,9 +7,7 @@ from collections.abc import Generator, Iterator
 from edge_fusion.errors import FrameError
 from edge_fusion.frame import RgbdFrame
 
-from .base import Arrival, ArrivingSource, Source, StoredSource
-
-Arrivals = Generator["Arrival | FrameError | None", None, None]
+from .base import Arrival, Arrivals, ArrivingSource, Source, StoredSource
 
 
 def arrivals_of(source: Source) -> Arrivals:
@@ -20,10 +18,10 @@ def arrivals_of(source: Source) -> Arrivals:
         >>> [pair.number for pair in arrivals_of(DemoSource(frames=2))]  # doctest: +SKIP
         [0, 1]
     """
-    if isinstance(source, ArrivingSource):
-        return source.arrivals()
     if isinstance(source, StoredSource) and not source.live:
         return _read_each(source)
+    if isinstance(source, ArrivingSource):
+        return source.arrivals()
     return _take_each(source.frames())
 
 

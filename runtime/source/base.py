@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
+from edge_fusion.errors import FrameError
 from edge_fusion.frame import RgbdFrame
 
 
@@ -65,16 +66,19 @@ class Arrival:
     decode: Callable[[], RgbdFrame]
 
 
+Arrivals: TypeAlias = Generator["Arrival | FrameError | None", None, None]
+
+
 @runtime_checkable
 class ArrivingSource(Source, Protocol):
     """A source whose pairs can be dropped before they are decoded: cameras and recordings."""
 
-    def arrivals(self) -> Generator[Arrival | None, None, None]:
+    def arrivals(self) -> Arrivals:
         """Every pair as it arrives; closing the generator frees the device or the file.
 
         Yields:
-            A pair, or None after half a second without one at the latest: only between two of
-            them can whoever reads end the stream.
+            A pair; or the error of one that is known to be unusable; or None after half a second
+            without either at the latest: only between two of them can the stream be ended.
 
         Raises:
             SourceError: The source cannot be read any further.
@@ -92,10 +96,12 @@ class CountingSource(Protocol):
         ...
 
 
-def decoded(arrivals: Generator[Arrival | None, None, None]) -> Generator[RgbdFrame, None, None]:
+def decoded(arrivals: Arrivals) -> Generator[RgbdFrame, None, None]:
     """The frames of arrivals, each decoded at once: what ``frames()`` of such a source returns."""
     try:
         for arrival in arrivals:
+            if isinstance(arrival, FrameError):
+                raise arrival
             if arrival is not None:
                 yield arrival.decode()
     finally:

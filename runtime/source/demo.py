@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from functools import lru_cache
+from dataclasses import replace
+from functools import lru_cache, partial
 from typing import Literal, get_args
 
 import cv2
@@ -14,6 +15,7 @@ from edge_fusion.errors import SourceError
 from edge_fusion.frame import Intrinsics, RgbdFrame
 from edge_fusion.spec import DepthSpec
 
+from .base import Arrival, Arrivals, decoded
 from .invent import random_scene
 from .noise import SENSORS, SensorModel, apply_sensor
 from .render import Renderer
@@ -23,6 +25,7 @@ NOISES: tuple[str, ...] = get_args(Noise)
 
 DEPTH = DepthSpec(scale_to_m=0.001, larger_is="farther", invalid=0)
 SCENE_FPS = 30.0  # frame i shows the world at i / 30 s, whatever the pace of delivery
+_GLANCE_S = 0.5  # how often the stream may be ended while no frame is due
 SMALLEST_SIDE, LARGEST_SIDE = 32, 4096
 
 _MIXED = ("stereo", "structured", "tof")
@@ -142,21 +145,33 @@ class DemoSource:
             id=f"demo-{seed}-{moment:05d}",
             number=index,
             timestamp_ns=round(index * 1e9 / self._fps),
-            arrival_ns=time.monotonic_ns() if self._live else 0,
             mask=seen.mask,
             intrinsics=Intrinsics(seen.focal_px, seen.focal_px, (width - 1) / 2, (height - 1) / 2),
         )
 
     def frames(self) -> Iterator[RgbdFrame]:
         """Every frame in order; a live source keeps its pace and skips what it is late for."""
-        if not self._live:
-            yield from (self[index] for index in range(self._frames))
-            return
+        if self._live:
+            return decoded(self.arrivals())
+        return (self[index] for index in range(self._frames))
+
+    def arrivals(self) -> Arrivals:
+        """Every frame of a live source as it is due, drawn only when it is decoded."""
         start, index = time.monotonic(), 0
         while index < self._frames:
-            time.sleep(max(0.0, start + index / self._fps - time.monotonic()))
-            yield self[index]
+            due = start + index / self._fps
+            while (left_s := due - time.monotonic()) > 0:
+                time.sleep(min(left_s, _GLANCE_S))
+                if left_s > _GLANCE_S:
+                    yield None
+            at_ns = time.monotonic_ns()
+            stamp_ns = round(index * 1e9 / self._fps)
+            draw = partial(self._drawn, index, at_ns)
+            yield Arrival(f"demo frame {index}", index, stamp_ns, at_ns, draw)
             index = max(index + 1, int((time.monotonic() - start) * self._fps))
+
+    def _drawn(self, index: int, arrival_ns: int) -> RgbdFrame:
+        return replace(self[index], arrival_ns=arrival_ns)
 
 
 def _stream(*key: int) -> np.random.Generator:

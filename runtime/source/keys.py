@@ -22,12 +22,30 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Scheme:
-    """One kind of source: ``open`` gets the path, the parsed query, and whether to read masks."""
+    """One kind of source.
+
+    Attributes:
+        open: Opens it, given the path, the parsed query, and whether to read masks.
+        keys: What its query may hold.
+        form: What to write.
+        meaning: What it is.
+        stored: Whether it can be a recording, which takes :data:`REPLAY_KEYS`, too.
+        live: Whether it can be a camera, which takes :data:`CAMERA_KEYS`, too.
+    """
 
     open: Callable[[str, Mapping[str, Any], bool], Source]
     keys: Mapping[str, Key]
     form: str
     meaning: str
+    stored: bool = True
+    live: bool = False
+
+    @property
+    def all_keys(self) -> dict[str, Key]:
+        """Its own keys and those of its kind."""
+        replay = REPLAY_KEYS if self.stored else {}
+        camera = CAMERA_KEYS if self.live else {}
+        return {**self.keys, **replay, **camera}
 
 
 def flag(text: str) -> bool:
@@ -68,6 +86,21 @@ def one_of(table: Mapping[str, Any]) -> Callable[[str], Any]:
     return parse
 
 
+def pace(text: str) -> str | float:
+    """``fast``, ``real``, or pairs a second."""
+    return text if text in ("fast", "real") else float(text)
+
+
+def patience(text: str) -> float | None:
+    """Seconds, or ``forever``."""
+    if text == "forever":
+        return None
+    seconds = float(text)
+    if not seconds >= 0:
+        raise ValueError(text)
+    return seconds
+
+
 _POLARITIES = {"farther": "farther", "nearer": "nearer"}
 
 #: What depth means, for sources that cannot know it.
@@ -78,4 +111,19 @@ DEPTH_KEYS: dict[str, Key] = {
         one_of(_POLARITIES), "|".join(_POLARITIES), "what a larger relative value means"
     ),
     "invalid": Key(number_or_none, "NUMBER|none", "value that means no reading (default 0)"),
+}
+
+#: How a recording is played.
+REPLAY_KEYS: dict[str, Key] = {
+    "start": Key(int, "COUNT", "pairs to leave out at the beginning"),
+    "stride": Key(int, "COUNT", "take every so-manieth pair"),
+    "loop": Key(flag, "0|1", "begin again at the end"),
+    "pace": Key(pace, "fast|real|RATE", "as fast as possible, or live as a camera (RATE per s)"),
+}
+
+#: What becomes of a camera that is lost.
+CAMERA_KEYS: dict[str, Key] = {
+    "reconnect": Key(
+        patience, "SECONDS|forever", "how long to look for it when it is lost (default forever)"
+    ),
 }

@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from edge_fusion.dependencies import naming_missing_packages
 from edge_fusion.errors import SourceError
 
 from .base import Source, StoredSource
+from .keys import CAMERA_KEYS, REPLAY_KEYS, Key
+from .reconnect import Reconnecting, ReconnectOptions
+from .replay import ReplayOptions, replayed
 from .schemes import SCHEMES
 
+Note = Callable[[str], None]
 
-def open_source(uri: str, *, masks: bool = True) -> Source:
+
+def open_source(uri: str, *, masks: bool = True, note: Note = lambda text: None) -> Source:
     """Open a source of RGB-D pairs.
 
     Args:
         uri: ``SCHEME://...`` (see :func:`describe_schemes`), or the path of a folder.
         masks: Whether to read stored masks; False where nobody needs them, so that none can fail.
+        note: Told in a sentence when a camera is lost or found again, from the thread that reads.
 
     Raises:
         SourceError: The scheme or a query key is unknown, a value is ill-typed, or the source
             cannot be opened.
+        MissingDependencyError: It needs a package that is not installed.
 
     Example:
         >>> len(open_source("demo://?frames=5&size=160x120"))
@@ -35,7 +45,37 @@ def open_source(uri: str, *, masks: bool = True) -> Source:
             f"source '{uri}': unknown scheme '{name}'",
             expected=", ".join(f"{known}://" for known in SCHEMES) + " or the path of a folder",
         )
-    return scheme.open(path, _parse_query(uri, name, query), masks)
+    values = _parse_query(uri, name, query)
+    replay = {key: values.pop(key) for key in REPLAY_KEYS if key in values and scheme.stored}
+    camera = {key: values.pop(key) for key in CAMERA_KEYS if key in values and scheme.live}
+    opening = partial(_open, name, path, values, masks)
+    source = opening()
+    if not source.live:
+        _refuse(source, camera, "a recording")
+        return replayed(source, ReplayOptions(**replay))
+    _refuse(source, replay, "a camera")
+    if isinstance(source, StoredSource):  # a demo that plays a camera: it cannot be lost
+        return source
+    first = iter([source])
+    return Reconnecting(
+        lambda: next(first, None) or opening(),
+        ReconnectOptions(patience_s=camera.get("reconnect")),
+        note,
+    )
+
+
+def _open(name: str, path: str, values: Mapping[str, Any], masks: bool) -> Source:
+    with naming_missing_packages(f"{name}://"):
+        return SCHEMES[name].open(path, values, masks)
+
+
+def _refuse(source: Source, values: Mapping[str, Any], kind: str) -> None:
+    if values:
+        raise SourceError(
+            f"source '{source.uri}' is {kind}",
+            got=", ".join(values),
+            cure=f"leave that out: it means nothing for {kind}",
+        )
 
 
 def open_stored(uri: str, *, masks: bool = True) -> StoredSource:
@@ -46,14 +86,15 @@ def open_stored(uri: str, *, masks: bool = True) -> StoredSource:
         masks: As for :func:`open_source`.
 
     Raises:
-        SourceError: As :func:`open_source`; or the source is live.
+        SourceError: As :func:`open_source`; or the source is live, or can only be read in order.
     """
     source = open_source(uri, masks=masks)
     if source.live or not isinstance(source, StoredSource):
         raise SourceError(
-            f"source '{uri}' is live",
-            expected="stored pairs that can be counted and read again",
-            cure="use a folder:// or demo:// source without live=1, or record one first",
+            f"source '{uri}' cannot be counted",
+            expected="stored pairs that can be counted and read in any order",
+            got="a camera, or a recording that is read from its start or without end",
+            cure="use folder://, or demo:// without live=1; leave out loop and pace",
         )
     return source
 
@@ -63,11 +104,19 @@ def describe_schemes() -> str:
     lines: list[str] = []
     for scheme in SCHEMES.values():
         lines.append(f"{scheme.form}  {scheme.meaning}")
-        width = max(len(f"{name}={key.form}") for name, key in scheme.keys.items())
-        for name, key in scheme.keys.items():
-            form = f"{name}={key.form}"
-            lines.append(f"    {form:<{width}}  {key.meaning}")
+        lines.extend(_described(scheme.keys))
+    for kind, keys in (("recording", REPLAY_KEYS), ("camera", CAMERA_KEYS)):
+        fitting = [name for name, one in SCHEMES.items() if keys.items() <= one.all_keys.items()]
+        lines.append(f"every {kind}: {', '.join(f'{name}://' for name in fitting)}")
+        lines.extend(_described(keys))
     return "\n".join(lines)
+
+
+def _described(keys: Mapping[str, Key]) -> Iterator[str]:
+    forms = [f"{name}={key.form}" for name, key in keys.items()]
+    width = max(map(len, forms), default=0)
+    for form, key in zip(forms, keys.values(), strict=True):
+        yield f"    {form:<{width}}  {key.meaning}"
 
 
 def _split(uri: str) -> tuple[str, str, str]:
@@ -83,7 +132,7 @@ def _split(uri: str) -> tuple[str, str, str]:
 
 
 def _parse_query(uri: str, name: str, query: str) -> dict[str, Any]:
-    keys = SCHEMES[name].keys
+    keys = SCHEMES[name].all_keys
     values: dict[str, Any] = {}
     for part in filter(None, query.split("&")):
         key, _, text = part.partition("=")
@@ -103,5 +152,5 @@ def _parse_query(uri: str, name: str, query: str) -> dict[str, Any]:
 
 
 def _known(name: str) -> str:
-    listed = ", ".join(f"{key}={known.form}" for key, known in SCHEMES[name].keys.items())
+    listed = ", ".join(f"{key}={known.form}" for key, known in SCHEMES[name].all_keys.items())
     return f"{name}:// takes {listed}"

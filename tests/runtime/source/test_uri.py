@@ -127,7 +127,9 @@ def test_bad_uris(beside: Path, uri: str, parts: list[str]) -> None:
 
 
 def test_live_is_not_stored() -> None:
-    with pytest.raises(SourceError, match=r"is live: expected stored pairs.*without live=1"):
+    with pytest.raises(
+        SourceError, match=r"cannot be counted: expected stored pairs.*without live=1"
+    ):
         open_stored("demo://?live=1")
 
 
@@ -137,3 +139,27 @@ def test_every_scheme_and_key_is_described() -> None:
         assert f"{name}://" in text
         for key in scheme.keys:
             assert f"{key}=" in text
+
+
+def test_a_stored_source_may_be_played_otherwise() -> None:
+    few = open_stored("demo://?frames=10&size=32x32&start=2&stride=4")
+    assert [frame.number for frame in few.frames()] == [2, 6]
+    paced = open_source("demo://?frames=2&size=32x32&pace=200")
+    assert paced.live
+    assert paced.uri.endswith("&pace=200")
+    assert [frame.number for frame in paced.frames()] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("uri", "match"),
+    [
+        ("demo://?live=1&loop=1", r"is a camera: got loop; leave that out"),
+        ("demo://?loop=1", r"cannot be counted.*leave out loop and pace"),
+        ("demo://?pace=slow", r"pace: expected fast\|real\|RATE, got 'slow'"),
+        ("demo://?pace=0", r"pace: expected 0.1 to 1000 pairs a second, got 0"),
+        ("demo://?reconnect=1", r"key 'reconnect' is unknown"),  # nothing can be lost
+    ],
+)
+def test_what_means_nothing_is_refused(uri: str, match: str) -> None:
+    with pytest.raises(SourceError, match=match):
+        open_stored(uri)

@@ -1,0 +1,99 @@
+"""A sink in a thread of its own: whatever it does, it never slows the stream."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_fusion.errors import EdgeFusionError, OutputError
+from edge_fusion.frame import RgbdFrame
+
+from ..handoff import Closed, LatestSlot
+from ..ledger import FrameRecord
+from .base import Sink
+
+_FINISH_S = 0.4
+
+
+class _Shown(NamedTuple):
+    frame: RgbdFrame
+    saliency: NDArray[np.float32]
+    record: FrameRecord
+
+
+class Beside:
+    """Hands the newest result to a sink whenever that is ready for one; it misses the others.
+
+    For what shows the present, such as a page or a window; a file that must hold every frame has
+    to be fed by the stream itself.
+
+    Args:
+        sink: The sink; from now on it is used by this one's thread alone.
+        rate_hz: How many results it gets in a second at most; None: as many as it takes.
+    """
+
+    def __init__(self, sink: Sink, rate_hz: float | None = None) -> None:
+        self._sink = sink
+        self._period_s = 1 / rate_hz if rate_hz else 0.0
+        self._slot: LatestSlot[_Shown] = LatestSlot()
+        self._closing = threading.Event()
+        self._error: EdgeFusionError | None = None
+        self._thread = threading.Thread(target=self._work, name="edge-fusion-beside", daemon=True)
+        self._thread.start()
+
+    @property
+    def destination(self) -> str:
+        """The sink's."""
+        return self._sink.destination
+
+    def write(self, frame: RgbdFrame, saliency: NDArray[np.float32], record: FrameRecord) -> None:
+        """Leave a result for the sink; never waits.
+
+        Raises:
+            OutputError: The sink failed at an earlier one.
+        """
+        if self._error is not None:
+            raise self._error
+        self._slot.put(_Shown(frame, saliency, record))
+
+    def close(self) -> None:
+        """Close the sink, or leave it alone where it hangs; closing twice is allowed.
+
+        Raises:
+            OutputError: The sink failed.
+        """
+        self._closing.set()
+        self._slot.close()
+        self._thread.join(_FINISH_S)
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def _work(self) -> None:
+        try:
+            while not self._closing.is_set():
+                began = time.monotonic()
+                shown = self._slot.get()
+                self._sink.write(shown.frame, shown.saliency, shown.record)
+                self._closing.wait(max(0.0, began + self._period_s - time.monotonic()))
+        except Closed:
+            pass
+        except Exception as err:
+            self._error = self._wrapped(err)
+            self._slot.close(discard=True)
+        finally:
+            try:
+                self._sink.close()
+            except Exception as err:
+                self._error = self._error or self._wrapped(err)
+
+    def _wrapped(self, err: Exception) -> EdgeFusionError:
+        if isinstance(err, EdgeFusionError):
+            return err
+        error = OutputError(f"writing to '{self.destination}' failed", got=f"{err!r}")
+        error.__cause__ = err
+        return error
