@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import getpass
 import shlex
+import shutil
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -63,9 +65,9 @@ def run(
     source: Annotated[
         str, typer.Argument(help="A folder of RGB-D pairs or a source URI; see 'sources'.")
     ],
-    sink: Annotated[
-        str | None,
-        typer.Argument(help="An overlay video (.mp4) or a folder for masks; nothing if left out."),
+    sinks: Annotated[
+        list[str] | None,
+        typer.Argument(help="A video, a folder of masks, web://:8080 ...; see 'sinks'."),
     ] = None,
     variant: Annotated[
         str | None,
@@ -73,21 +75,51 @@ def run(
     ] = None,
     backend: Backend = "auto",
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after this many pairs.")] = None,
+    mode: Annotated[
+        Literal["auto", "every", "freshest"],
+        typer.Option(help="every pair, or always the freshest; auto: the freshest of a camera."),
+    ] = "auto",
+    max_staleness: Annotated[
+        float | None,
+        typer.Option(metavar="MS", help="Drop pairs of a camera that are older than this."),
+    ] = None,
+    smooth: Annotated[
+        float | None, typer.Option(help="Share of the past in each map, 0 up to 1; off.")
+    ] = None,
+    idle: Annotated[
+        float, typer.Option(min=0, help="Seconds to measure power at rest first, where it can be.")
+    ] = 2.0,
+    print_unit: Annotated[
+        bool, typer.Option("--print-unit", help="Print a systemd unit that runs this, and stop.")
+    ] = False,
     json_to: JsonTo = None,
 ) -> None:
     """Stream RGB-D pairs through a bundle; Ctrl-C ends it and keeps what was written."""
     from edge_fusion.console import FrameLine, console_for, emit_json, facts_table, grid
-    from edge_fusion.runtime.run import RunOptions, run_bundle, run_facts, stage_rows
+    from edge_fusion.runtime import run as running
+    from edge_fusion.runtime.stream import StreamOptions
 
-    options = RunOptions(bundle, source, sink, variant=variant, backend=backend, limit=limit)
+    if print_unit:
+        typer.echo(_unit_of_this_command(), nl=False)
+        return
+    how = StreamOptions(limit=limit, mode=mode, max_staleness_ms=max_staleness, smoothing=smooth)
+    options = running.RunOptions(bundle, source, tuple(sinks or ()), variant, backend, how, idle)
     console = console_for(json_to)
     with FrameLine(console) as line:
-        done = run_bundle(
-            options, lambda one: line(one.latency_ms, one.number, one.fps, one.dropped)
-        )
-    console.print(facts_table(run_facts(done)))
-    console.print(grid(("ms", "p50", "p90", "p99", "max"), stage_rows(done)))
+        done = running.run_bundle(options, line.frame, line.note)
+    console.print(facts_table(running.run_facts(done)))
+    console.print(grid(("ms", *running.STAGE_COLUMNS), running.stage_rows(done)))
     emit_json(json_to, done.as_dict())
+
+
+def _unit_of_this_command() -> str:
+    """A unit for whoever asks, in the folder where they ask."""
+    from edge_fusion.runtime.service import ServiceOptions, unit_file
+
+    program = Path(shutil.which(sys.argv[0]) or sys.argv[0]).absolute()
+    arguments = [argument for argument in sys.argv[1:] if argument != "--print-unit"]
+    here = ServiceOptions(user=getpass.getuser(), folder=Path.cwd(), writable=[Path.cwd()])
+    return unit_file([str(program), *arguments], here)
 
 
 @app.command()
@@ -280,6 +312,17 @@ def sources(json_to: JsonTo = None) -> None:
         for name, scheme in SCHEMES.items()
     }
     emit_json(json_to, options)
+
+
+@app.command()
+def sinks(json_to: JsonTo = None) -> None:
+    """List the kinds of sinks that run writes to; several may be named at once."""
+    from edge_fusion.console import STANDARD_OUTPUT, emit_json
+    from edge_fusion.runtime.sink.open import SCHEMES, SUFFIXES, describe_sinks
+
+    typer.echo(describe_sinks(), err=json_to == STANDARD_OUTPUT)
+    kinds = {**SUFFIXES, **SCHEMES}
+    emit_json(json_to, {name: {"form": k.form, "meaning": k.meaning} for name, k in kinds.items()})
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ from edge_fusion.errors import TargetError
 from edge_fusion.target import board_of, jetpack_of, parse_target
 
 _MOST_BYTES = 32 << 20  # dpkg's status of a full JetPack is about 4 MB
+_NUMBER_BYTES = 64  # a file of one number; a large limit costs as much again as the reading
 _QUERY_SECONDS = 5.0
 _UNCAPPED = (-1, 0)  # how nvpmodel.conf says that a clock is not held down
 
@@ -138,7 +139,7 @@ def probe_board(root: Path = Path("/")) -> BoardState:
         >>> state.architecture == platform.machine()
         True
     """
-    tree = _Tree(root)
+    tree = Tree(root)
     compatible = tree.strings(
         "proc/device-tree/compatible", "sys/firmware/devicetree/base/compatible"
     )
@@ -149,7 +150,7 @@ def probe_board(root: Path = Path("/")) -> BoardState:
     jetpack = jetpack_of(l4t) if l4t else None
     modes = _offered_modes(tree.text("etc/nvpmodel.conf"))
     clock, slowest, fastest = _gpu_clocks(tree)
-    memory = _memory(tree.text("proc/meminfo"))
+    memory = read_memory(tree)
     return BoardState(
         model=model[0] if model else None,
         soc=_soc(compatible),
@@ -170,17 +171,17 @@ def probe_board(root: Path = Path("/")) -> BoardState:
 
 
 @dataclass(frozen=True, slots=True)
-class _Tree:
+class Tree:
     """Files below a root; what cannot be read is empty."""
 
     root: Path
 
-    def text(self, *names: str) -> str:
+    def text(self, *names: str, most_bytes: int = _MOST_BYTES) -> str:
         """The first of these files that holds anything; bytes that are no text are replaced."""
         for name in names:
             try:
                 with (self.root / name).open("rb") as file:
-                    content = file.read(_MOST_BYTES)
+                    content = file.read(most_bytes)
             except OSError:
                 continue
             if content:
@@ -193,8 +194,13 @@ class _Tree:
         return [part for part in parts if part.isprintable() and part and "\ufffd" not in part]
 
     def number(self, name: str) -> int | None:
-        """A file that holds one whole number."""
-        found = re.fullmatch(r"[0-9]{1,18}", self.text(name).strip())
+        """A file that holds one whole number, not below zero."""
+        found = self.signed(name)
+        return None if found is None or found < 0 else found
+
+    def signed(self, name: str) -> int | None:
+        """A file that holds one whole number, as a current or a temperature is."""
+        found = re.fullmatch(r"-?[0-9]{1,18}", self.text(name, most_bytes=_NUMBER_BYTES).strip())
         return int(found[0]) if found else None
 
     def folders(self, pattern: str) -> Iterable[str]:
@@ -212,7 +218,7 @@ def _soc(compatible: Iterable[str]) -> str | None:
     return next((chip for chip in chips if re.fullmatch(r"tegra\d+", chip)), None)
 
 
-def _l4t(tree: _Tree) -> str | None:
+def _l4t(tree: Tree) -> str | None:
     """From the release file, else from the package that every L4T has."""
     if found := _RELEASE.search(tree.text("etc/nv_tegra_release")):
         return f"{found[1]}.{found[2]}"
@@ -259,7 +265,7 @@ def _speed(mode: OfferedMode) -> tuple[float, ...]:
     return (-mode.tpcs_off, mode.gpu_mhz or 0, mode.memory_mhz or 0)
 
 
-def _power_mode(tree: _Tree, modes: Iterable[OfferedMode]) -> str | None:
+def _power_mode(tree: Tree, modes: Iterable[OfferedMode]) -> str | None:
     """The mode that nvpmodel stored, by its name, else what nvpmodel itself says."""
     stored = re.search(r"pmode:(\d{1,9})\b", tree.text("var/lib/nvpmodel/status"))
     names = {mode.id: mode.name for mode in modes}
@@ -284,18 +290,29 @@ def _ask_nvpmodel(root: Path) -> str | None:
     return found[1] if found else None
 
 
-def _gpu_clocks(tree: _Tree) -> tuple[float | None, float | None, float | None]:
-    """The GPU's clock now, at least and at most, MHz."""
+def gpu_folder(tree: Tree) -> str | None:
+    """Where below the root the kernel tells the GPU's clocks; None where it does not."""
     for pattern in _GPU_CLOCKS:
         for folder in tree.folders(f"sys/class/devfreq/{pattern}"):
-            hertz = [tree.number(f"{folder}/{name}_freq") for name in ("cur", "min", "max")]
-            if any(value is not None for value in hertz):
-                now, least, most = (None if value is None else value / 1e6 for value in hertz)
-                return now, least, most
-    return None, None, None
+            if any(value is not None for value in _hertz(tree, folder)):
+                return folder
+    return None
 
 
-def _memory(text: str) -> dict[str, int]:
-    """Entries of ``/proc/meminfo`` in bytes."""
-    lines = re.finditer(r"^(\w+): +(\d{1,18}) kB$", text, re.MULTILINE)
+def _hertz(tree: Tree, folder: str) -> list[int | None]:
+    return [tree.number(f"{folder}/{name}_freq") for name in ("cur", "min", "max")]
+
+
+def _gpu_clocks(tree: Tree) -> tuple[float | None, float | None, float | None]:
+    """The GPU's clock now, at least and at most, MHz."""
+    folder = gpu_folder(tree)
+    if folder is None:
+        return None, None, None
+    now, least, most = (None if value is None else value / 1e6 for value in _hertz(tree, folder))
+    return now, least, most
+
+
+def read_memory(tree: Tree) -> dict[str, int]:
+    """Entries of ``/proc/meminfo`` in bytes, such as ``MemTotal`` and ``MemAvailable``."""
+    lines = re.finditer(r"^(\w+): +(\d{1,18}) kB$", tree.text("proc/meminfo"), re.MULTILINE)
     return {line[1]: int(line[2]) * 1024 for line in lines}

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -26,6 +26,9 @@ from rich.table import Table
 from rich.text import Text
 
 from edge_fusion.files import write_bytes
+
+if TYPE_CHECKING:
+    from edge_fusion.runtime.ledger import FrameRecord
 
 STANDARD_OUTPUT = "-"
 WHOLE_WORDS = 50  # characters a cell may have and still stand on one line
@@ -88,7 +91,6 @@ class FrameLine:
     """One line that lives: frames, rate and latency while a stream runs.
 
     On a terminal it is redrawn ten times a second, elsewhere a plain line comes every few seconds.
-    Call it with ``(latency_ms, frames, fps, drops)``.
     """
 
     def __init__(self, console: Console) -> None:
@@ -110,16 +112,23 @@ class FrameLine:
     ) -> None:
         self._live.stop()
 
-    def __call__(self, latency_ms: float, frames: int, fps: float, drops: int) -> None:
+    def frame(self, record: FrameRecord) -> None:
         """Show the newest figures, unless others were shown a moment ago."""
         if time.monotonic() - self._shown < self._interval:
             return
         self._shown = time.monotonic()
-        line = f"frame {frames}  {fps:.1f} fps  latency {latency_ms:.1f} ms  dropped {drops}"
+        line = (
+            f"frame {record.number}  {record.fps:.1f} fps  latency {record.latency_ms:.1f} ms  "
+            f"dropped {record.dropped}"
+        )
         if self._console.is_terminal:
             self._live.update(Text(line), refresh=True)
         else:
             self._console.print(line, markup=False)
+
+    def note(self, text: str) -> None:
+        """Say something that stays."""
+        self._console.print(text, markup=False)
 
 
 class Steps:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
-from contextlib import closing
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from edge_fusion.bundle import Bundle
 
 from .latency import ARITHMETIC
 from .ledger import FrameRecord, StreamSummary
+from .notify import Notifier, Watchdog
+from .run_meter import RunMeter, TelemetrySummary
 from .session import Execution, choose_backend, execution_of, open_session
-from .sink.open import open_sink
+from .sink.open import SinkSetting, open_sinks
 from .source.uri import open_source
 from .stream import StreamOptions, stream
+from .telemetry import Sampler, open_telemetry
+
+Note = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,19 +30,22 @@ class RunOptions:
     Attributes:
         bundle: A bundle's folder or ``.tar``.
         source: A folder or source URI.
-        sink: Overlay video, folder for masks, or None.
+        sinks: Where results go: files, folders and ``SCHEME://...``; none is allowed.
         variant: ``fp32``, ``int8``, or on TensorRT ``fp16``; None takes INT8 where the bundle
             has it.
         backend: See :func:`edge_fusion.runtime.session.open_session`.
-        limit: Stop after this many pairs.
+        stream: How to stream.
+        idle_s: Where power is measured: seconds to measure it at rest before the first frame, so
+            that the energy of a frame can be told net of that; 0: not.
     """
 
     bundle: Path
     source: str
-    sink: str | None = None
+    sinks: tuple[str, ...] = ()
     variant: str | None = None
     backend: str = "auto"
-    limit: int | None = None
+    stream: StreamOptions = field(default_factory=StreamOptions)
+    idle_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +57,7 @@ class Run:
         variant: The variant that ran.
         backend: The backend that was used, never ``auto``.
         summary: The stream's figures.
+        telemetry: The machine's, from the first frame to the last.
         execution: How an engine ran; None on ONNX Runtime.
     """
 
@@ -55,13 +65,15 @@ class Run:
     variant: str
     backend: str
     summary: StreamSummary
+    telemetry: TelemetrySummary
     execution: Execution | None = None
 
     def as_dict(self) -> dict[str, object]:
         """The run as JSON-ready values: what was used, then the figures of the stream."""
         used = {"bundle": self.bundle, "variant": self.variant, "backend": self.backend}
         execution = asdict(self.execution) if self.execution else None
-        return {**used, "execution": execution, **self.summary.as_dict()}
+        figures = {**self.summary.as_dict(), "telemetry": self.telemetry.as_dict()}
+        return {**used, "execution": execution, **figures}
 
 
 def default_variant(bundle: Bundle) -> str:
@@ -69,41 +81,67 @@ def default_variant(bundle: Bundle) -> str:
     return "int8" if "int8" in bundle.variants else "fp32"
 
 
-def run_bundle(options: RunOptions, on_frame: Callable[[FrameRecord], None] | None = None) -> Run:
+def run_bundle(
+    options: RunOptions,
+    on_frame: Callable[[FrameRecord], None] | None = None,
+    note: Note = lambda text: None,
+    stop: threading.Event | None = None,
+) -> Run:
     """Stream every pair of a source through a bundle.
+
+    Under systemd, which it tells of its progress, it is a service; see :mod:`.notify`.
 
     Args:
         options: What to run on what.
         on_frame: Called with each frame's record.
+        note: Told in a sentence what a person should know while it runs: the address of a page,
+            a camera that was lost.
+        stop: Ends the run when set.
 
     Returns:
-        What was used and the summary; Ctrl-C ends the stream early and still returns it.
+        What was used and the summaries; Ctrl-C ends the stream early and still returns them.
 
     Raises:
-        InputError: ``limit`` is below 1.
         BundleError: The bundle is damaged or has no such variant.
         EngineError: No engine of it belongs to this device.
         SourceError: The source cannot be opened, or not one pair of it was usable.
         SessionError: The backend refused the model.
-        OutputError: The sink could not be written.
+        OutputError: A sink could not be written.
     """
-    stream_options = StreamOptions(limit=options.limit)  # refuses before anything is opened
     bundle = Bundle.read(options.bundle)
     variant = options.variant or default_variant(bundle)
     backend = choose_backend(bundle, variant, options.backend)
-    source = open_source(options.source, masks=False)
-    with closing(open_session(bundle, variant, backend)) as session:
-        sinks = [open_sink(options.sink)] if options.sink else []
+    source = open_source(options.source, masks=False, note=note)
+    stop = stop or threading.Event()
+    with ExitStack() as held:
+        session = held.enter_context(closing(open_session(bundle, variant, backend)))
+        sampler = held.enter_context(Sampler(open_telemetry()))
+        watchdog = held.enter_context(Watchdog(Notifier()))
+        meter = RunMeter(sampler)
+        if options.idle_s:
+            meter.measure_idle(options.idle_s, stop)
+        setting = SinkSetting(machine=lambda: sampler.newest, note=note)
+
+        def through(record: FrameRecord) -> None:
+            meter.frame()
+            watchdog.frame(f"{record.fps:.1f} fps, {record.dropped} dropped")
+            if on_frame is not None:
+                on_frame(record)
+
         summary = stream(
             session,
             bundle.manifest.model,
             source,
-            sinks,
-            stream_options,
-            on_frame,
+            open_sinks(options.sinks, setting),
+            options.stream,
+            through,
+            stop,
         )
-        execution = execution_of(session)
-    return Run(str(options.bundle), variant, backend, summary, execution)
+        telemetry, execution = meter.summary(), execution_of(session)
+    return Run(str(options.bundle), variant, backend, summary, telemetry, execution)
+
+
+_MODES = {"every": "every pair", "freshest": "always the freshest pair"}
 
 
 def run_facts(run: Run) -> dict[str, str]:
@@ -112,25 +150,33 @@ def run_facts(run: Run) -> dict[str, str]:
     how = run.execution.text if run.execution else ARITHMETIC[run.backend].text
     facts = {
         "ran": f"{run.variant} of {run.bundle} on {run.backend}: {how}",
-        "source": summary.source,
+        "source": f"{summary.source}, {_MODES[summary.mode]}",
         "frames": f"{summary.frames} of {summary.captured} captured, {summary.stopped}",
         "rate": f"{summary.fps:.1f} fps over {summary.wall_s:.1f} s",
     }
+    if summary.missed:
+        facts["missed"] = f"{summary.missed} that never reached us, by their numbers"
+    if summary.at_source:
+        facts["at the source"] = ", ".join(f"{n} {what}" for what, n in summary.at_source.items())
     if summary.drops:
         facts["dropped"] = ", ".join(f"{n} {reason}" for reason, n in summary.drops.items())
     if summary.sinks:
         facts["written"] = ", ".join(summary.sinks)
     for number, problem in enumerate(summary.problems, start=1):
         facts[f"problem {number}"] = problem
+    facts |= run.telemetry.facts()
     if summary.abandoned:
         facts["abandoned"] = f"threads that did not end: {', '.join(summary.abandoned)}"
     return facts
+
+
+STAGE_COLUMNS = ("p50", "p90", "p99", "p999", "max", "jitter")
 
 
 def stage_rows(run: Run) -> list[tuple[str, ...]]:
     """Percentiles of every stage and of the end-to-end latency, in milliseconds."""
     stages = {**run.summary.stages, "end to end": run.summary.latency}
     return [
-        (name, *(f"{ms:.2f}" for ms in (s.p50_ms, s.p90_ms, s.p99_ms, s.max_ms)))
+        (name, *(f"{getattr(s, f'{column}_ms'):.2f}" for column in STAGE_COLUMNS))
         for name, s in stages.items()
     ]

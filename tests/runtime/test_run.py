@@ -11,6 +11,7 @@ from edge_fusion.errors import FrameError, InputError, SessionError
 from edge_fusion.runtime.compare import CompareOptions, compare
 from edge_fusion.runtime.run import RunOptions, run_bundle, run_facts
 from edge_fusion.runtime.source.uri import open_stored
+from edge_fusion.runtime.stream import StreamOptions
 
 DEMO = "demo://?frames=3&size=64x48"
 
@@ -24,7 +25,7 @@ def test_a_damaged_image_costs_its_pair_and_not_the_run(
     tiny_bundle: Bundle, pairs: Path, tmp_path: Path, name: str
 ) -> None:
     cut_off(pairs / name)
-    run = run_bundle(RunOptions(tiny_bundle.path, str(pairs), f"{tmp_path}/masks/"))
+    run = run_bundle(RunOptions(tiny_bundle.path, str(pairs), (f"{tmp_path}/masks/",)))
     assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == ["0.png", "2.png"]
     assert (run.summary.captured, run.summary.frames) == (3, 2)
     assert run.summary.drops == {"unusable frame: cannot decode": 1}
@@ -50,7 +51,7 @@ def test_a_refused_run_leaves_nothing_behind(tiny_bundle: Bundle, tmp_path: Path
     before = sorted(tmp_path.iterdir())
     sink = str(tmp_path / "out.mp4")
     with pytest.raises(InputError, match="limit: expected above 0"):
-        run_bundle(RunOptions(tiny_bundle.path, DEMO, sink, limit=0))
+        run_bundle(RunOptions(tiny_bundle.path, DEMO, (sink,), stream=StreamOptions(limit=0)))
     with pytest.raises(SessionError, match="no such backend"):
-        run_bundle(RunOptions(tiny_bundle.path, DEMO, sink, backend="tpu"))
+        run_bundle(RunOptions(tiny_bundle.path, DEMO, (sink,), backend="tpu"))
     assert sorted(tmp_path.iterdir()) == before

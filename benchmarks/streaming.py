@@ -1,0 +1,210 @@
+"""What the streaming loop costs beside the model itself, everything in one run.
+
+Three questions, each answered by rounds of the two things compared, one after the other, so that
+what else the machine does strikes both:
+
+- throughput: pairs a second of the whole loop over those of the model alone, with frames already in
+  memory, for a model that sleeps 20 ms without the interpreter lock and for a bundle on ONNX
+  Runtime;
+- CPU time of preprocessing, hole filling included, postprocessing and overlay at 640x480;
+- latency that the loop adds to the model at a camera's 30 frames per second.
+
+    python -m benchmarks.streaming BUNDLE --json figures.json
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from benchmarks.command import run
+from edge_fusion.bundle import Bundle
+from edge_fusion.files import write_bytes
+from edge_fusion.frame import RgbdFrame
+from edge_fusion.preprocess import prepare, resize_saliency, saliency_plane
+from edge_fusion.runtime.machine import machine_state
+from edge_fusion.runtime.session import Session, open_session
+from edge_fusion.runtime.sink.overlay import draw_overlay
+from edge_fusion.runtime.source.demo import DemoSource
+from edge_fusion.runtime.source.replay import ReplayOptions, replayed
+from edge_fusion.runtime.stream import stream
+from edge_fusion.spec import ModelSpec
+
+MODEL_MS = 20.0
+CAMERA_FPS = 30.0
+DISTINCT = 16  # frames held in memory, played round and round
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One question's answer.
+
+    Attributes:
+        name: What was measured.
+        aim: What it should be, as text.
+        median: Over the rounds.
+        low: The least of them.
+        high: The greatest.
+        rounds: How many there were.
+    """
+
+    name: str
+    aim: str
+    median: float
+    low: float
+    high: float
+    rounds: int
+
+    @classmethod
+    def of(cls, name: str, aim: str, values: Sequence[float]) -> Figure:
+        """From one value a round."""
+        middle = statistics.median(values)
+        return cls(name, aim, middle, min(values), max(values), len(values))
+
+
+class Sleeper:
+    """A model that takes its time without the interpreter lock, as a GPU does."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        plane = np.full((1, 1, spec.height, spec.width), 0.5, np.float32)
+        self._answer = {spec.output.name: plane}
+
+    def run(self, inputs: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+        """One answer, 20 ms later."""
+        time.sleep(MODEL_MS / 1000)
+        return self._answer
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+class Memory:
+    """Frames that are there already, played round and round."""
+
+    live, uri = False, "memory://frames"
+
+    def __init__(self, frames: Sequence[RgbdFrame], count: int) -> None:
+        self._frames, self._count = frames, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> RgbdFrame:
+        if not 0 <= index < self._count:
+            raise IndexError(index)
+        return self._frames[index % len(self._frames)]
+
+    def frames(self) -> Iterator[RgbdFrame]:
+        """Every one of them."""
+        return islice(cycle(self._frames), self._count)
+
+
+def alone_fps(session: Session, spec: ModelSpec, frames: Sequence[RgbdFrame], count: int) -> float:
+    """Answers a second of the model alone, its inputs prepared beforehand."""
+    inputs = [prepare(frame, spec) for frame in frames]
+    began = time.perf_counter()
+    for one in islice(cycle(inputs), count):
+        session.run(one)
+    return count / (time.perf_counter() - began)
+
+
+def throughput(
+    name: str,
+    aim: float,
+    session: Session,
+    spec: ModelSpec,
+    frames: Sequence[RgbdFrame],
+    rounds: int,
+) -> Figure:
+    """Pairs a second of the loop over those of the model alone."""
+    count = max(20, round(2 * alone_fps(session, spec, frames, 20)))  # about two seconds a round
+    ratios = []
+    for _ in track(range(rounds), description=name):
+        alone = alone_fps(session, spec, frames, count)
+        looped = stream(session, spec, Memory(frames, count), []).fps
+        ratios.append(looped / alone)
+    return Figure.of(f"{name}: stream / model alone, frames per second", f">= {aim}", ratios)
+
+
+def cpu_ms(work: Callable[[RgbdFrame], object], frames: Sequence[RgbdFrame]) -> float:
+    """CPU time a frame, in milliseconds."""
+    began = time.process_time()
+    for frame in frames:
+        work(frame)
+    return 1e3 * (time.process_time() - began) / len(frames)
+
+
+def processing(spec: ModelSpec, frames: Sequence[RgbdFrame], rounds: int) -> Figure:
+    """CPU time of everything but the model, at the frames' size."""
+    output = np.full((1, 1, spec.height, spec.width), 0.5, np.float32)
+
+    def work(frame: RgbdFrame) -> None:
+        prepare(frame, spec)
+        size = (frame.rgb.shape[0], frame.rgb.shape[1])
+        draw_overlay(frame.rgb, resize_saliency(saliency_plane(output, spec), size))
+
+    cpu_ms(work, frames)
+    values = [cpu_ms(work, frames) for _ in track(range(4 * rounds), description="processing")]
+    return Figure.of("pre-, postprocessing and overlay at 640x480, CPU ms", "<= 1.5", values)
+
+
+def added_latency(spec: ModelSpec, frames: Sequence[RgbdFrame], rounds: int) -> Figure:
+    """Latency at p50 beyond that of the model, at a camera's pace."""
+    session, values = Sleeper(spec), []
+    for _ in track(range(rounds), description="latency"):
+        camera = replayed(Memory(frames, 60), ReplayOptions(pace=CAMERA_FPS))
+        summary = stream(session, spec, camera, [])
+        values.append(summary.latency.p50_ms - summary.stages["infer"].p50_ms)
+    return Figure.of("latency beyond the model's at 30 fps, p50 ms", "<= 5", values)
+
+
+def measure(bundle: Bundle, rounds: int) -> list[Figure]:
+    """Every figure."""
+    spec = bundle.manifest.model
+    frames = [DemoSource(DISTINCT)[index] for index in range(DISTINCT)]
+    figures = [
+        throughput("20 ms model", 0.95, Sleeper(spec), spec, frames, rounds),
+        processing(spec, frames, rounds),
+        added_latency(spec, frames, rounds),
+    ]
+    with closing(open_session(bundle, "int8", "ort")) as session:
+        figures.append(throughput("ONNX Runtime INT8", 0.90, session, spec, frames, rounds))
+    return figures
+
+
+def main(
+    bundle: Path,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of every measurement.")] = 7,
+    json_to: Annotated[Path | None, typer.Option("--json", help="Write the figures.")] = None,
+) -> None:
+    """Measure what the loop costs beside the model."""
+    figures = measure(Bundle.read(bundle), rounds)
+    table = Table("", "aim", "median", "least", "greatest", "rounds")
+    for one in figures:
+        shown = (f"{value:.3f}" for value in (one.median, one.low, one.high))
+        table.add_row(one.name, one.aim, *shown, str(one.rounds))
+    Console(width=130).print(table)
+    if json_to is not None:
+        state: dict[str, Any] = {
+            "machine": asdict(machine_state()),
+            "figures": list(map(asdict, figures)),
+        }
+        write_bytes(json_to, json.dumps(state, indent=1, default=str).encode(), "the figures")
+
+
+if __name__ == "__main__":
+    run(main)
