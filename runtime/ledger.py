@@ -7,7 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,7 @@ class FrameRecord:
         fps: Frame rate of the stream over the last 30 frames.
         captured: Pairs the source has delivered so far.
         dropped: How many of them were dropped.
+        drops: The same by reason.
     """
 
     number: int
@@ -61,6 +62,7 @@ class FrameRecord:
     fps: float
     captured: int
     dropped: int
+    drops: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +185,7 @@ class Ledger:
         """A frame's way until now; ``durations_ns`` in the order of ``STAGES``, missing ones 0."""
         fps = self.running_fps()
         with self._lock:
-            captured, dropped = self._captured, sum(self._drops.values())
+            captured, drops = self._captured, dict(self._drops)
         spent_ms = dict.fromkeys((f"{stage}_ms" for stage in STAGES), 0.0)
         spent_ms.update(zip(spent_ms, (ns / 1e6 for ns in durations_ns), strict=False))
         return FrameRecord(
@@ -194,7 +196,8 @@ class Ledger:
             timestamp_ns=frame.timestamp_ns,
             fps=fps,
             captured=captured,
-            dropped=dropped,
+            dropped=sum(drops.values()),
+            drops=drops,
         )
 
     def deliver(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 from .vitals import Vitals, plausible
 

@@ -16,6 +16,7 @@ from .notify import Notifier, Watchdog
 from .run_meter import RunMeter, TelemetrySummary
 from .session import Execution, choose_backend, execution_of, open_session
 from .sink.open import SinkSetting, open_sinks
+from .source.base import CountingSource
 from .source.uri import open_source
 from .stream import StreamOptions, stream
 from .telemetry import Sampler, open_telemetry
@@ -120,14 +121,25 @@ def run_bundle(
         meter = RunMeter(sampler)
         if options.idle_s:
             meter.measure_idle(options.idle_s, stop)
-        setting = SinkSetting(machine=lambda: sampler.newest, note=note)
+        drops: dict[str, int] = {}
 
         def through(record: FrameRecord) -> None:
             meter.frame()
+            drops.update(record.drops)
+            if isinstance(source, CountingSource):
+                drops.update(source.counts)
             watchdog.frame(f"{record.fps:.1f} fps, {record.dropped} dropped")
             if on_frame is not None:
                 on_frame(record)
 
+        about = {
+            "model": f"{bundle.manifest.model.name} {variant}",
+            "backend": backend,
+            "source": source.uri,
+        }
+        setting = SinkSetting(
+            machine=lambda: sampler.newest, drops=lambda: dict(drops), about=about, note=note
+        )
         summary = stream(
             session,
             bundle.manifest.model,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,11 +29,15 @@ class SinkSetting:
     Attributes:
         fps: Frame rate of a video.
         machine: The newest sample of this machine, or None.
+        drops: Frames dropped so far, and what the source lost before there were pairs, by reason.
+        about: What runs, by name, such as the model, the backend and the source.
         note: Where to say something to whoever started the program, such as an address.
     """
 
     fps: float = DEFAULT_FPS
     machine: Callable[[], MachineSample | None] = lambda: None
+    drops: Callable[[], Mapping[str, int]] = dict
+    about: Mapping[str, str] = field(default_factory=dict)
     note: Callable[[str], None] = lambda text: None
 
 
@@ -139,7 +143,13 @@ def _mcap(destination: str, setting: SinkSetting) -> Sink:
 def _web(destination: str, setting: SinkSetting) -> Sink:
     from .web import open_web
 
-    return open_web(destination, machine=setting.machine, say=setting.note)
+    return open_web(
+        destination,
+        machine=setting.machine,
+        drops=setting.drops,
+        about=setting.about,
+        note=setting.note,
+    )
 
 
 def _rerun(destination: str, setting: SinkSetting) -> Sink:
