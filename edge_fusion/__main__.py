@@ -106,7 +106,9 @@ def run(
     options = running.RunOptions(bundle, source, tuple(sinks or ()), variant, backend, how, idle)
     console = console_for(json_to)
     with FrameLine(console) as line:
-        done = running.run_bundle(options, line.frame, line.note)
+        done = running.run_bundle(
+            options, lambda one: line(one.number, one.fps, one.latency_ms, one.dropped), line.note
+        )
     console.print(facts_table(running.run_facts(done)))
     console.print(grid(("ms", *running.STAGE_COLUMNS), running.stage_rows(done)))
     emit_json(json_to, done.as_dict())

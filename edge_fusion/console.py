@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -26,9 +26,6 @@ from rich.table import Table
 from rich.text import Text
 
 from edge_fusion.files import write_bytes
-
-if TYPE_CHECKING:
-    from edge_fusion.runtime.ledger import FrameRecord
 
 STANDARD_OUTPUT = "-"
 WHOLE_WORDS = 50  # characters a cell may have and still stand on one line
@@ -112,15 +109,12 @@ class FrameLine:
     ) -> None:
         self._live.stop()
 
-    def frame(self, record: FrameRecord) -> None:
+    def __call__(self, number: int, fps: float, latency_ms: float, dropped: int) -> None:
         """Show the newest figures, unless others were shown a moment ago."""
         if time.monotonic() - self._shown < self._interval:
             return
         self._shown = time.monotonic()
-        line = (
-            f"frame {record.number}  {record.fps:.1f} fps  latency {record.latency_ms:.1f} ms  "
-            f"dropped {record.dropped}"
-        )
+        line = f"frame {number}  {fps:.1f} fps  latency {latency_ms:.1f} ms  dropped {dropped}"
         if self._console.is_terminal:
             self._live.update(Text(line), refresh=True)
         else:

@@ -13,11 +13,19 @@ from .declared import UNITS
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One query key: how its text becomes a value, and what to write."""
+    """One query key: how its text becomes a value, and what to write.
+
+    Attributes:
+        parse: From its text to its value; ValueError where it is none.
+        form: What to write.
+        meaning: What it does.
+        encoded: Whether its text is an address of its own, whose %-signs are left to it.
+    """
 
     parse: Callable[[str], Any]
     form: str
     meaning: str
+    encoded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +39,7 @@ class Scheme:
         meaning: What it is.
         stored: Whether it can be a recording, which takes :data:`REPLAY_KEYS`, too.
         live: Whether it can be a camera, which takes :data:`CAMERA_KEYS`, too.
+        encoded: Whether its path is an address of its own, whose %-signs are left to it.
     """
 
     open: Callable[[str, Mapping[str, Any], bool], Source]
@@ -39,6 +48,7 @@ class Scheme:
     meaning: str
     stored: bool = True
     live: bool = False
+    encoded: bool = False
 
     @property
     def all_keys(self) -> dict[str, Key]:

@@ -13,6 +13,7 @@ from edge_fusion.dependencies import naming_missing_packages
 from edge_fusion.errors import SourceError
 
 from .base import Source, StoredSource
+from .credentials import without_credentials
 from .keys import CAMERA_KEYS, REPLAY_KEYS, Key
 from .reconnect import Reconnecting, ReconnectOptions
 from .replay import ReplayOptions, replayed
@@ -42,7 +43,7 @@ def open_source(uri: str, *, masks: bool = True, note: Note = lambda text: None)
     scheme = SCHEMES.get(name)
     if scheme is None:
         raise SourceError(
-            f"source '{uri}': unknown scheme '{name}'",
+            f"source '{without_credentials(uri)}': unknown scheme '{name}'",
             expected=", ".join(f"{known}://" for known in SCHEMES) + " or the path of a folder",
         )
     values = _parse_query(uri, name, query)
@@ -91,7 +92,7 @@ def open_stored(uri: str, *, masks: bool = True) -> StoredSource:
     source = open_source(uri, masks=masks)
     if source.live or not isinstance(source, StoredSource):
         raise SourceError(
-            f"source '{uri}' cannot be counted",
+            f"source '{source.uri}' cannot be counted",
             expected="stored pairs that can be counted and read in any order",
             got="a camera, or a recording that is read from its start or without end",
             cure="use folder://, or demo:// without live=1; leave out loop and pace",
@@ -128,24 +129,27 @@ def _split(uri: str) -> tuple[str, str, str]:
         path, _, query = uri.partition("?")
         return "folder", path, query
     path, _, query = match[2].partition("?")
-    return match[1].lower(), unquote(path), query
+    name = match[1].lower()
+    encoded = name in SCHEMES and SCHEMES[name].encoded
+    return name, path if encoded else unquote(path), query
 
 
 def _parse_query(uri: str, name: str, query: str) -> dict[str, Any]:
-    keys = SCHEMES[name].all_keys
+    keys, shown = SCHEMES[name].all_keys, without_credentials(uri)
     values: dict[str, Any] = {}
     for part in filter(None, query.split("&")):
         key, _, text = part.partition("=")
         if key not in keys or key in values:
             problem = "given twice" if key in values else "unknown"
-            raise SourceError(f"source '{uri}': key '{key}' is {problem}", cure=_known(name))
+            raise SourceError(f"source '{shown}': key '{key}' is {problem}", cure=_known(name))
+        text = text if keys[key].encoded else unquote(text)
         try:
-            values[key] = keys[key].parse(unquote(text))
+            values[key] = keys[key].parse(text)
         except ValueError as err:
             raise SourceError(
-                f"source '{uri}': {key}",
+                f"source '{shown}': {key}",
                 expected=keys[key].form,
-                got=f"'{unquote(text)}'",
+                got=f"'{without_credentials(text)}'",
                 cure=_known(name),
             ) from err
     return values

@@ -1,0 +1,62 @@
+"""No user, password or token in what is shown."""
+
+from __future__ import annotations
+
+import pytest
+
+from edge_fusion.runtime.source.credentials import SECRET_KEYS, without_credentials
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("rtsp://me:pw@camera/1", "rtsp://***@camera/1"),
+        ("rtsp://me:pw@camera:554/1?unit=mm", "rtsp://***@camera:554/1?unit=mm"),
+        ("rtsp://onlyuser@camera/1", "rtsp://***@camera/1"),
+        ("rtsp://:pw@camera/1", "rtsp://***@camera/1"),
+        # passwords that should have been encoded: @, /, ? and : in them
+        ("rtsp://me:p@w@camera/1", "rtsp://***@camera/1"),
+        ("rtsp://me:p/w@camera/1", "rtsp://***@camera/1"),
+        ("rtsp://me:p?w@camera/1", "rtsp://***@camera/1"),
+        ("rtsp://me:p:w#@camera/1", "rtsp://***@camera/1"),
+        ("rtsp://me:p%40w%2F@camera/1", "rtsp://***@camera/1"),
+        # two cameras, the second one plain, encoded, encoded in lower case
+        ("rtsp://a:b@c/1?depth=rtsp://d:e@f/2", "rtsp://***@c/1?depth=rtsp://***@f/2"),
+        ("rtsp://c/1?depth=rtsp%3A%2F%2Fd%3Ae%40f%2F2", "rtsp://c/1?depth=rtsp%3A%2F%2F***@f%2F2"),
+        ("rtsp://c/1?depth=rtsp%3a%2f%2fd%3ae%40f", "rtsp://c/1?depth=rtsp%3a%2f%2f***@f"),
+        # secrets in a query, plain and encoded
+        ("http://c/v?token=abc", "http://c/v?token=***"),
+        ("http://c/v?a=1&Password=abc&b=2", "http://c/v?a=1&Password=***&b=2"),
+        ("rtsp://c/v%3Fuser=me%26pwd=abc%26n=1?unit=mm", "rtsp://c/v%3Fuser=***%26pwd=***%26n=1?unit=mm"),
+        ("rtsp://c/1?depth=rtsp://c/2%3Ftoken%3Dabc&unit=mm", "rtsp://c/1?depth=rtsp://c/2%3Ftoken%3D***&unit=mm"),
+        # inside a sentence
+        ("cannot open 'rtsp://me:pw@c/1': gone", "cannot open 'rtsp://***@c/1': gone"),
+    ],
+)  # fmt: skip
+def test_what_is_shown(uri: str, shown: str) -> None:
+    assert without_credentials(uri) == shown
+    assert without_credentials(shown) == shown
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "demo://?seed=3",
+        "folder:///data/set?rgb=*_color.png&unit=mm",
+        "folder://../a@b/c",
+        "rtsp://camera:554/stream@2?unit=mm",
+        "rtsp://camera/stream@2",
+        "v4l2:///dev/video0?depth=/dev/video2&unit=mm",
+        "realsense://?serial=123",
+        "/plain/path/with@sign",
+        "video://monkey=1.mp4?depth=b.mkv",
+    ],
+)
+def test_what_holds_no_credentials_stays(uri: str) -> None:
+    assert without_credentials(uri) == uri
+
+
+@pytest.mark.parametrize("key", SECRET_KEYS)
+@pytest.mark.parametrize("form", ["x://h/p?{}={}", "x://h/p?a=1&{}={}", "x://h/p%3F{}%3D{}"])
+def test_every_secret_key(key: str, form: str) -> None:
+    assert "hunter2" not in without_credentials(form.format(key, "hunter2"))
