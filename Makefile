@@ -32,7 +32,7 @@ demo: $(VENV)/.demo
 	BIN=$(BIN) OUT=$(OUT) sh benchmarks/demo.sh
 
 test: lint $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 	@$(MAKE) --no-print-directory test-runtime
 
 lint: $(VENV)/.test

@@ -22,8 +22,10 @@ CURES = {
     **dict.fromkeys(("rosbags", "mcap"), "pip install 'edge-fusion[rosbag]'"),
     "rerun": "pip install 'edge-fusion[rerun]'",
     "psutil": "pip install 'edge-fusion[telemetry]'",
-    "rclpy": "source /opt/ros/DISTRO/setup.bash, in an environment made with "
-    "--system-site-packages",
+    **dict.fromkeys(
+        ("rclpy", "sensor_msgs", "std_msgs", "tf2_msgs"),
+        "source /opt/ros/DISTRO/setup.bash, in an environment made with --system-site-packages",
+    ),
 }
 
 

@@ -23,10 +23,10 @@ check() { # version, numpy requirement, OpenCV requirement
   [ -d "$env" ] || "$python" -m venv "$env"
   grep -v -E '^(numpy|opencv)' constraints.txt > "$env/constraints.txt"
   "$env/bin/python" -m pip install --quiet --disable-pip-version-check \
-    -c "$env/constraints.txt" -e '.[ort,report]' pytest "$2" "$3"
+    -c "$env/constraints.txt" -e '.[ort,report,rosbag]' pytest pytest-xdist "$2" "$3"
   echo "runtime-only tests under Python $1:"
   "$env/bin/python" -c 'import numpy, cv2; print("numpy", numpy.__version__, "cv2", cv2.__version__)'
-  "$env/bin/python" -m pytest -q -m 'not export' \
+  "$env/bin/python" -m pytest -q -n auto --dist worksteal -m 'not export' \
     tests/edge_fusion tests/runtime tests/calibration tests/test_cli.py tests/test_face.py \
     tests/test_build_command.py \
     tests/export/test_engine*.py tests/export/test_serving.py tests/export/test_trtexec.py

@@ -167,7 +167,7 @@ def _window(destination: str, setting: SinkSetting) -> Sink:
 def _ros2(destination: str, setting: SinkSetting) -> Sink:
     from .ros2 import open_ros2
 
-    return open_ros2(destination)
+    return Beside(open_ros2(destination))
 
 
 #: Files, by suffix.

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
@@ -15,7 +14,7 @@ pytest.importorskip("rosbags")  # what the fake takes the wire format from
 from edge_fusion.errors import OutputError
 from edge_fusion.runtime.ros.fields import FRAME_ID
 from edge_fusion.runtime.sink.open import open_sink
-from tests.fakes.rclpy_api import FakeRos, ReliabilityPolicy
+from tests.fakes.rclpy_api import FakeRos, ReliabilityPolicy, installed
 
 MakeResult = Callable[..., Any]
 TOPICS = ("/saliency", "/saliency/overlay/compressed", "/saliency/record")
@@ -23,16 +22,7 @@ TOPICS = ("/saliency", "/saliency/overlay/compressed", "/saliency/record")
 
 @pytest.fixture
 def ros(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeRos]:
-    fake = FakeRos()
-    for name, module in fake.modules().items():
-        monkeypatch.setitem(sys.modules, name, module)
-    ours = [f"edge_fusion.runtime.{name}" for name in ("ros.node", "sink.ros2")]
-    for name in ours:
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    yield fake
-    fake.check_all_left()
-    for name in ours:
-        sys.modules.pop(name, None)
+    yield from installed(monkeypatch)
 
 
 def test_results_are_published_with_the_stamp_of_their_frame(

@@ -1,0 +1,105 @@
+r"""A node of ROS 2: RGB-D topics in, saliency out.
+
+::
+
+    python -m edge_fusion.runtime.ros2_node BUNDLE \
+        --color /camera/color/image_raw --depth /camera/aligned_depth_to_color/image_raw
+
+It is ``edge-fusion run BUNDLE ros2://... ros2:///saliency`` in the form that a launch file starts;
+what stands behind ``--ros-args`` goes to ROS.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from edge_fusion.errors import EdgeFusionError
+
+from .run import RunOptions, run_bundle, run_facts
+from .source.ros_options import uri_of
+from .stream import StreamOptions
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the node until it is stopped.
+
+    Args:
+        arguments: The command line without the program; None: that of this process.
+
+    Returns:
+        The exit status: 0, or that of the error.
+    """
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        run = run_bundle(node_options(without_ros_arguments(given)), note=_say)
+    except EdgeFusionError as err:
+        print(f"error: {err}", file=sys.stderr)
+        return err.exit_code
+    for name, fact in run_facts(run).items():
+        _say(f"{name}: {fact}")
+    return 0
+
+
+def without_ros_arguments(arguments: Sequence[str]) -> list[str]:
+    """A command line without what is meant for ROS: from ``--ros-args`` to ``--`` or the end.
+
+    Example:
+        >>> without_ros_arguments(["a", "--ros-args", "-r", "__node:=x", "--", "b"])
+        ['a', 'b']
+    """
+    kept: list[str] = []
+    for_ros = False
+    for argument in arguments:
+        if argument == "--ros-args":
+            for_ros = True
+        elif for_ros and argument == "--":
+            for_ros = False
+        elif not for_ros:
+            kept.append(argument)
+    return kept
+
+
+def node_options(arguments: Sequence[str]) -> RunOptions:
+    """What a command line asks for."""
+    parser = argparse.ArgumentParser(
+        prog="python -m edge_fusion.runtime.ros2_node",
+        description="RGB-D topics in, saliency out.",
+    )
+    parser.add_argument("bundle", type=Path, help="folder or .tar of a bundle")
+    parser.add_argument("--color", required=True, help="topic of colour images")
+    parser.add_argument("--depth", required=True, help="topic of depth images")
+    parser.add_argument("--info", help="CameraInfo of colour (default: beside the images)")
+    parser.add_argument("--depth-info", help="CameraInfo of depth (default: beside the images)")
+    parser.add_argument("--registered", action="store_true", help="depth is registered to colour")
+    parser.add_argument("--unit", help="unit of depth, where the encoding does not tell it")
+    parser.add_argument("--timeout", type=float, default=5.0, help="seconds without a pair (5)")
+    parser.add_argument("--publish", default="/saliency", help="topic of the results (/saliency)")
+    parser.add_argument("--sink", action="append", default=[], help="a further sink, any number")
+    parser.add_argument("--limit", type=int, help="stop after this many frames")
+    parser.add_argument("--variant", help="fp32, int8 or fp16")
+    parser.add_argument("--backend", default="auto", help="auto, ort or trt")
+    args = parser.parse_args(arguments)
+    keys = ("color", "depth", "info", "depth_info", "unit", "timeout")
+    query = {key: getattr(args, key) for key in keys if getattr(args, key) is not None}
+    if args.registered:
+        query["registered"] = True
+    topic = f"/{args.publish.lstrip('/')}"
+    return RunOptions(
+        bundle=args.bundle,
+        source=uri_of("ros2", "", query),
+        sinks=(f"ros2://{topic}", *args.sink),
+        variant=args.variant,
+        backend=args.backend,
+        stream=StreamOptions(limit=args.limit),
+    )
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
