@@ -13,6 +13,7 @@ pytest.importorskip("rosbags")  # what the fake takes the wire format from
 
 from edge_fusion.errors import OutputError
 from edge_fusion.runtime.ros.fields import FRAME_ID
+from edge_fusion.runtime.sink.base import Sink
 from edge_fusion.runtime.sink.open import open_sink
 from tests.fakes.rclpy_api import FakeRos, ReliabilityPolicy, installed
 
@@ -25,11 +26,18 @@ def ros(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeRos]:
     yield from installed(monkeypatch)
 
 
+def unthreaded(destination: str) -> Sink:
+    """The sink itself, without the thread that the door puts beside it."""
+    from edge_fusion.runtime.sink.ros2 import open_ros2
+
+    return open_ros2(destination)
+
+
 def test_results_are_published_with_the_stamp_of_their_frame(
     ros: FakeRos, result: MakeResult
 ) -> None:
     ros.listeners = dict.fromkeys(TOPICS, 1)
-    sink = open_sink("ros2:///saliency")
+    sink = unthreaded("ros2:///saliency")
     assert sink.destination == "ros2:///saliency"
     frame, saliency, record = result(45)
     sink.write(frame, saliency, record)
@@ -49,7 +57,7 @@ def test_results_are_published_with_the_stamp_of_their_frame(
 def test_what_nobody_takes_is_not_made(
     ros: FakeRos, result: MakeResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sink = open_sink("ros2:///saliency")
+    sink = unthreaded("ros2:///saliency")
     ros.listeners = {"/saliency": 2}
     from edge_fusion.runtime.sink import ros2
 
@@ -63,7 +71,7 @@ def test_what_nobody_takes_is_not_made(
 
 
 def test_it_publishes_what_fits_every_subscriber(ros: FakeRos) -> None:
-    sink = open_sink("ros2:///robot/saliency")
+    sink = unthreaded("ros2:///robot/saliency")
     for publisher in ros.nodes[0].publishers:
         assert publisher.qos.reliability is ReliabilityPolicy.RELIABLE
         assert publisher.qos.depth == 1
@@ -72,7 +80,7 @@ def test_it_publishes_what_fits_every_subscriber(ros: FakeRos) -> None:
 
 def test_encoding_and_frame_can_be_chosen(ros: FakeRos, result: MakeResult) -> None:
     ros.listeners = {"/s": 1}
-    sink = open_sink("ros2:///s?encoding=32FC1&frame_id=head")
+    sink = unthreaded("ros2:///s?encoding=32FC1&frame_id=head")
     _, saliency, _ = made = result()
     sink.write(*made)
     (mask,) = ros.sent("/s")
@@ -104,7 +112,7 @@ def test_a_middleware_that_fails_is_told(ros: FakeRos) -> None:
 
 def test_a_shutdown_from_outside_is_told(ros: FakeRos, result: MakeResult) -> None:
     ros.listeners = {"/s": 1}
-    sink = open_sink("ros2:///s")
+    sink = unthreaded("ros2:///s")
     ros.shut_down()
     with pytest.raises(OutputError, match="cannot publish '/s' any longer"):
         sink.write(*result())
