@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import gc
 import json
+import re
 import statistics
 import threading
 import time
+import urllib.request
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -60,15 +62,36 @@ def growth(samples: list[Sample]) -> float:
     return last / first - 1
 
 
+class Visitor:
+    """Somebody who looks at the page now and then."""
+
+    def __init__(self) -> None:
+        self.address = ""
+        self.looks = 0
+
+    def hear(self, note: str) -> None:
+        """Find the page's address in what the stream says."""
+        if found := re.search(r"http://\S+", note):
+            self.address = found[0].rstrip("/")
+
+    def look(self) -> None:
+        """Fetch a picture and the health."""
+        for part in ("overlay.jpg", "healthz") if self.address else ():
+            with urllib.request.urlopen(f"{self.address}/{part}", timeout=5) as answer:
+                answer.read()
+            self.looks += 1
+
+
 def soak(
     options: RunOptions, seconds: float, on_sample: Callable[[Sample], None]
-) -> tuple[Run, list[Sample]]:
+) -> tuple[Run, list[Sample], int]:
     """Stream for so long and take a sample a hundred times meanwhile."""
-    stop, began = threading.Event(), time.monotonic()
+    stop, began, visitor = threading.Event(), time.monotonic(), Visitor()
     samples: list[Sample] = []
 
     def watch() -> None:
         while not stop.wait(max(0.5, seconds / 100)):
+            visitor.look()
             samples.append(take_sample(began))
             on_sample(samples[-1])
             if time.monotonic() - began > seconds:
@@ -76,10 +99,10 @@ def soak(
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
-    done = run_bundle(options, stop=stop)
+    done = run_bundle(options, note=visitor.hear, stop=stop)
     stop.set()
     watcher.join()
-    return done, samples
+    return done, samples, visitor.looks
 
 
 def check(done: Run, samples: list[Sample]) -> list[str]:
@@ -118,10 +141,11 @@ def main(
             f"{one.threads} threads  {one.handles} handles"
         )
 
-    done, samples = soak(options, 60 * minutes, show)
+    done, samples, looks = soak(options, 60 * minutes, show)
     problems = check(done, samples)
     figures = {
         "growth": growth(samples),
+        "looks": looks,
         "summary": done.summary.as_dict(),
         "samples": [asdict(one) for one in samples],
         "problems": problems,
