@@ -1,0 +1,489 @@
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edge_fusion.errors import SourceError
+from edge_fusion.frame import Intrinsics
+from edge_fusion.runtime.source import librealsense
+from edge_fusion.runtime.source.base import Arrival, ArrivingSource, CountingSource
+from edge_fusion.runtime.source.realsense import (
+    RealSenseCamera,
+    RealSenseRecording,
+    open_realsense,
+)
+from edge_fusion.runtime.source.uri import open_source
+
+try:
+    import pyrealsense2  # noqa: F401
+except ImportError as err:  # the package, or a library of the system that it needs
+    pytest.skip(f"librealsense is not usable: {err}", allow_module_level=True)
+
+from tests.fakes.realsense import (
+    FIRST_COLOR,
+    PERIOD_MS,
+    UNIT_M,
+    Device,
+    Shot,
+    View,
+    record,
+    steady,
+)
+
+PAIRS = 60
+CLOCKS = "images timed by their arrival: the streams' clocks differ"
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recording of 60 pairs whose images tell their numbers."""
+    return record(tmp_path_factory.mktemp("recorded") / "walk.db3", Device(), steady(PAIRS))
+
+
+def content(arrival: Arrival) -> tuple[int, int]:
+    """What the two images of a pair say their numbers are: colour, depth."""
+    frame = arrival.decode()
+    seen = frame.depth[frame.depth > 0]
+    assert seen.size > 0.9 * frame.depth.size
+    assert np.unique(frame.rgb).size == np.unique(seen).size == 1
+    return int(frame.rgb[0, 0, 0]), int(seen[0]) - 1000
+
+
+def pairs(source: Any) -> Generator[Arrival, None, None]:
+    """What arrives, without the moments in which nothing does."""
+    with closing(source.arrivals()) as arrivals:
+        for arrival in arrivals:
+            if arrival is not None:
+                yield arrival
+
+
+def read(source: Any) -> list[tuple[int, int, int]]:
+    return [(one.number, *content(one)) for one in pairs(source)]
+
+
+def expected(numbers: range | list[int]) -> list[tuple[int, int, int]]:
+    return [(n + FIRST_COLOR, n + FIRST_COLOR, n) for n in numbers]
+
+
+# --- recordings -----------------------------------------------------------------------------------
+
+
+def test_every_pair_of_a_recording_with_its_own_content(recorded: Path) -> None:
+    source = open_realsense(str(recorded))
+    assert isinstance(source, ArrivingSource)
+    assert isinstance(source, CountingSource)
+    assert not source.live
+    assert read(source) == expected(range(PAIRS))
+    assert source.counts == {}
+
+
+def test_what_a_recording_knows_is_kept(recorded: Path) -> None:
+    frames = list(open_source(f"realsense://{recorded}").frames())
+    assert len(frames) == PAIRS
+    for index, frame in enumerate(frames):
+        assert frame.id == f"walk-{index + FIRST_COLOR:06d}"
+        assert frame.timestamp_ns == pytest.approx((1002 + index * PERIOD_MS) * 1e6, abs=1)
+        assert frame.arrival_ns == 0
+        assert frame.depth_spec.scale_to_m == UNIT_M
+        assert frame.intrinsics == Intrinsics(55.0, 56.0, 33.5, 21.5)
+        assert frame.depth.shape == (48, 64)
+
+
+def test_a_recording_is_read_again_from_its_start(recorded: Path) -> None:
+    source = RealSenseRecording(recorded)
+    assert read(source) == read(source)
+
+
+def test_a_slow_reader_loses_nothing(recorded: Path) -> None:
+    numbers = []
+    for arrival in pairs(RealSenseRecording(recorded)):
+        time.sleep(0.004)
+        numbers.append(arrival.number)
+    assert numbers == [FIRST_COLOR + index for index in range(PAIRS)]
+
+
+def test_what_is_not_decoded_outlives_its_recording(recorded: Path) -> None:
+    arrivals = list(pairs(RealSenseRecording(recorded)))
+    assert [content(one) for one in arrivals] == [line[1:] for line in expected(range(PAIRS))]
+
+
+def test_a_reader_that_leaves_early_frees_the_recording(recorded: Path) -> None:
+    source = RealSenseRecording(recorded)
+    for taken in (1, 5, 20):
+        arrivals = pairs(source)
+        assert len(list(islice(arrivals, taken))) == taken
+        began = time.monotonic()
+        arrivals.close()
+        assert time.monotonic() - began < librealsense._STOP_S
+    assert len(read(source)) == PAIRS
+    assert "edge-fusion-realsense-stop" not in {one.name for one in threading.enumerate()}
+
+
+def test_playing_many_times_never_loses_the_first_pair(recorded: Path) -> None:
+    source = RealSenseRecording(recorded)
+    for _ in range(15):
+        with closing(pairs(source)) as arrivals:
+            assert next(arrivals).number == FIRST_COLOR
+
+
+def test_images_without_a_partner_are_counted(tmp_path: Path) -> None:
+    lost = {("depth", 10), ("depth", 11), ("color", 20 + FIRST_COLOR)}
+    shots = (shot for shot in steady(30) if (shot.stream, shot.number) not in lost)
+    source = RealSenseRecording(record(tmp_path / "gaps.db3", Device(), shots))
+    assert read(source) == expected([n for n in range(30) if n not in (10, 11, 20)])
+    assert source.counts == {
+        "colour without depth": 2,
+        "depth without colour": 1,
+        "depth images missing by number": 2,
+        "colour images missing by number": 1,
+    }
+    read(source)
+    assert source.counts["colour without depth"] == 4  # over all of its runs
+
+
+def damage_image(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as file, file:
+        file.execute(
+            "UPDATE messages SET data = x'00' WHERE id = (SELECT messages.id FROM messages "
+            "JOIN topics ON topics.id = topic_id WHERE name LIKE '%Depth_0/image/data%' "
+            "ORDER BY timestamp LIMIT 1 OFFSET 30)"
+        )
+
+
+def cut_in_half(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+DAMAGES: list[tuple[str, Callable[[Path], object], str]] = [
+    # What was done to the recording, and what must be said.
+    ("half.db3", cut_in_half, "'half.db3' failed.*malformed.*is it complete"),
+    ("text.db3", lambda path: path.write_text("no recording"), "not a database.*is it complete"),
+    ("empty.db3", lambda path: path.write_bytes(b""), "is it complete"),
+    ("ros1.bag", lambda path: None, "version line.*is it complete"),  # a .db3 called .bag
+    ("hole.db3", damage_image, "'hole.db3' ends early: expected 60 colour images, got 30; .*damag"),
+]
+
+
+@pytest.mark.parametrize(("name", "harm", "told"), DAMAGES, ids=[line[0] for line in DAMAGES])
+def test_damaged_recordings(
+    recorded: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    harm: Callable[[Path], object],
+    told: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    harm(Path(shutil.copy(recorded, name)))
+    source = open_realsense(name)
+    got = []
+    with pytest.raises(SourceError, match=told):
+        for arrival in pairs(source):
+            got.append(content(arrival))
+    # What lies before the damage is not lost.
+    assert len(got) == (30 if name == "hole.db3" else 0)
+
+
+@pytest.mark.parametrize(
+    ("views", "told"),
+    [
+        ([[View("depth")]], "no colour stream: expected colour and depth, got depth; use a camera"),
+        ([[View("color")]], "no depth stream: expected colour and depth, got color; use a camera"),
+    ],
+)
+def test_a_recording_without_one_of_the_streams(
+    tmp_path: Path, views: list[list[View]], told: str
+) -> None:
+    stream = views[0][0].stream
+    path = record(tmp_path / "half.db3", Device(views), [Shot(stream, n, n * 33) for n in range(3)])
+    with pytest.raises(SourceError, match=f"recording '.*half.db3' has {told}"):
+        next(pairs(RealSenseRecording(path)))
+
+
+def test_a_recording_whose_images_never_belong_together(tmp_path: Path) -> None:
+    shots = steady(12, late_ms=5000)
+    with pytest.raises(
+        SourceError, match="holds no pair: .*got colour: 12 images by hardware_clock, depth: 12"
+    ):
+        read(RealSenseRecording(record(tmp_path / "apart.db3", Device(), shots)))
+
+
+@pytest.mark.parametrize(
+    ("path", "keys", "told"),
+    [
+        ("gone.db3", {}, "recording 'gone.db3': expected a file, got none there"),
+        ("walks/gone", {}, "recording 'walks/gone': expected a file"),
+        ("note.txt", {}, "recording 'note.txt': expected .db3 or .bag, got '.txt'; record with"),
+        ("walk.db3", {"fps": 30}, "recording 'realsense://walk.db3': expected no size and no fps"),
+        ("walk.db3", {"size": (64, 48)}, "expected no size and no fps: it has the ones it was"),
+        ("walk.db3", {"timeout": 0.0}, "timeout: expected seconds above 0, got 0"),
+    ],
+)
+def test_paths_that_are_no_recording(
+    recorded: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    keys: dict[str, Any],
+    told: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(recorded, "walk.db3")
+    Path("note.txt").write_text("hello")
+    with pytest.raises(SourceError, match=told):
+        open_realsense(path, **keys)
+
+
+# --- a live camera --------------------------------------------------------------------------------
+
+
+def camera(*devices: Device, serial: str = "", timeout_s: float = 5.0, **keys: Any) -> Any:
+    keys.setdefault("size", (64, 48))
+    return RealSenseCamera(serial, timeout_s=timeout_s, find_devices=lambda: devices, **keys)
+
+
+@contextmanager
+def running(
+    source: RealSenseCamera, device: Device, shots: Iterator[Shot]
+) -> Iterator[Generator[Arrival, None, None]]:
+    """The arrivals of a camera that is at most three pairs ahead of a reader who keeps reading."""
+    ahead = threading.Semaphore(3)
+
+    def paced() -> Iterator[Shot]:
+        for shot in shots:
+            if shot.stream == "depth":
+                ahead.acquire(timeout=0.05)  # a pair may also be lost, or nobody reads
+            yield shot
+
+    def read_on() -> Generator[Arrival, None, None]:
+        for arrival in pairs(source):
+            ahead.release()
+            yield arrival
+
+    with device.delivering(paced()), closing(read_on()) as arrivals:
+        yield arrivals
+
+
+def endless() -> Iterator[Shot]:
+    return steady(10**6)
+
+
+def test_a_camera_delivers_pairs() -> None:
+    device = Device()
+    source = camera(device)
+    assert source.live
+    before = time.monotonic_ns()
+    with running(source, device, endless()) as arrivals:
+        taken = list(islice(arrivals, 40))
+    first = taken[0].number - FIRST_COLOR
+    # The SDK may swallow the first image of a stream; from then on none is missing.
+    assert first <= 1
+    numbers = list(range(first, first + 40))
+    assert [(one.number, *content(one)) for one in taken] == expected(numbers)
+    frame = taken[5].decode()
+    assert frame.id == f"0001-{first + 5 + FIRST_COLOR:06d}"
+    assert frame.timestamp_ns == pytest.approx((1002 + (first + 5) * PERIOD_MS) * 1e6, abs=1)
+    assert before < frame.arrival_ns == taken[5].arrival_ns < time.monotonic_ns()
+    assert frame.depth_spec.scale_to_m == UNIT_M
+    assert frame.intrinsics == Intrinsics(55.0, 56.0, 33.5, 21.5)
+
+
+def test_both_streams_of_one_sensor() -> None:
+    device = Device([[View("depth"), View("color")]])
+    with running(camera(device), device, endless()) as arrivals:
+        taken = [(one.number, *content(one)) for one in islice(arrivals, 10)]
+    assert taken == expected([number - FIRST_COLOR for number, _, _ in taken])
+
+
+def test_gaps_in_the_numbers_are_counted() -> None:
+    lost = {("depth", 10), ("depth", 11), ("color", 20 + FIRST_COLOR)}
+    device = Device()
+    source = camera(device)
+    shots = (shot for shot in endless() if (shot.stream, shot.number) not in lost)
+    with running(source, device, shots) as arrivals:
+        taken = list(islice(arrivals, 30))
+    assert all(one.number - FIRST_COLOR not in (10, 11, 20) for one in taken)
+    counts = source.counts
+    assert counts["depth images missing by number"] == 2
+    assert counts["colour images missing by number"] == 1
+    assert counts["colour without depth"] >= 2
+    assert counts["depth without colour"] >= 1
+
+
+def test_a_late_reader_gets_the_newest() -> None:
+    device = Device()
+    source = camera(device)
+    with device.delivering(steady(100)), closing(pairs(source)) as arrivals:
+        next(arrivals)
+        while device.delivered < 200:
+            time.sleep(0.01)
+        number, _ = content(next(arrivals))
+    assert number - FIRST_COLOR >= 94
+    assert source.counts["images overrun"] > 150
+
+
+SILENCES = [
+    # What still comes after five pairs, and what must be said of it.
+    (lambda: iter(()), "colour: 5 images by hardware_clock, depth: 5 images by hardware_clock"),
+    (lambda: (shot for shot in steady(400, 5) if shot.stream == "depth"), "colour: 5 images.*"),
+]
+
+
+@pytest.mark.parametrize(("rest", "told"), SILENCES, ids=["nothing", "depth alone"])
+def test_a_camera_that_falls_silent(rest: Callable[[], Iterator[Shot]], told: str) -> None:
+    device = Device()
+    source = camera(device, timeout_s=0.3)
+
+    def shots() -> Iterator[Shot]:
+        yield from steady(5)
+        yield from rest()
+
+    with running(source, device, shots()) as arrivals:
+        began = time.monotonic()
+        with pytest.raises(
+            SourceError, match=rf"camera 0001 .*sent no pair for 0.3 s: got {told}.*plug the camera"
+        ):
+            assert len(list(arrivals)) > 5
+        assert time.monotonic() - began < 4
+    assert device.running == 0
+
+
+def test_the_time_between_two_requests_is_no_silence() -> None:
+    device = Device()
+    with running(camera(device, timeout_s=0.3), device, endless()) as arrivals:
+        next(arrivals)
+        time.sleep(0.5)
+        next(arrivals)
+
+
+def test_only_between_two_arrivals_can_a_stream_be_ended() -> None:
+    device = Device()
+    with device.delivering(steady(3)), closing(camera(device).arrivals()) as arrivals:
+        while next(arrivals) is not None:
+            pass
+        began = time.monotonic()
+        assert list(islice(arrivals, 3)) == [None] * 3
+        assert time.monotonic() - began < 1.5
+
+
+def test_what_a_camera_cannot_do_is_told_when_it_is_opened() -> None:
+    with pytest.raises(SourceError, match=r"colour of camera 0001 .*one of 64x48 at 30, got 8x6"):
+        camera(Device(), size=(8, 6))
+    with pytest.raises(SourceError, match=r"camera 0001 \(Software Camera\) has no colour stream"):
+        camera(Device([[View("depth")]]))
+
+
+def test_an_unplugged_camera_is_told_at_once_and_opens_again() -> None:
+    device = Device()
+    source = camera(device, timeout_s=30)
+    for _ in range(2):
+        device.connected = True
+        with running(source, device, steady(5)) as arrivals:
+            next(arrivals)
+            device.connected = False
+            began = time.monotonic()
+            with pytest.raises(SourceError, match="camera 0001 .*was unplugged; plug it in again"):
+                list(arrivals)
+            assert time.monotonic() - began < 10
+
+
+def test_a_driver_that_never_stops_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(librealsense, "_STOP_S", 0.2)
+    device = Device()
+    with running(camera(device), device, endless()) as arrivals:
+        next(arrivals)
+        device.may_stop.clear()
+        began = time.monotonic()
+        arrivals.close()
+        assert 0.2 <= time.monotonic() - began < 10
+        device.may_stop.set()
+
+
+def test_clocks_that_differ_are_paired_by_arrival_and_counted() -> None:
+    def shots() -> Iterator[Shot]:
+        for n in range(10**6):
+            reached = 5000 + round(n * PERIOD_MS)
+            yield Shot("depth", n, 1000 + n * PERIOD_MS, reached_ms=reached)
+            stamp = 9e6 + n * PERIOD_MS
+            yield Shot("color", n + FIRST_COLOR, stamp, None, "system_time", reached + 3)
+
+    device = Device()
+    source = camera(device)
+    with running(source, device, shots()) as arrivals:
+        taken = [(one.number, *content(one)) for one in islice(arrivals, 20)]
+    assert taken == expected([number - FIRST_COLOR for number, _, _ in taken])
+    assert source.counts[CLOCKS] >= 38
+
+
+def test_an_error_in_the_sdks_thread_reaches_the_reader() -> None:
+    device = Device()
+    with running(camera(device), device, endless()) as arrivals:
+        next(arrivals)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(librealsense.time, "monotonic_ns", lambda: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                list(arrivals)
+
+
+def broken(message: str) -> Device:
+    class Broken(Device):
+        def query_sensors(self) -> list[Any]:
+            raise RuntimeError(message)
+
+    return Broken()
+
+
+@pytest.mark.parametrize(
+    ("message", "cure"),
+    [
+        ("xioctl(VIDIOC_S_FMT) failed, errno=16 Last Error: Device or resource busy", "end it, or"),
+        ("failed to set power state", "another program holds the camera.*udev rules"),
+        ("RS2_USB_STATUS_ACCESS", "udev rules"),
+        ("something else", "got something else$"),
+    ],
+)
+def test_what_the_sdk_says_comes_with_a_cure(message: str, cure: str) -> None:
+    with pytest.raises(SourceError, match=rf"camera 0001 \(Software Camera\) failed.*{cure}"):
+        camera(broken(message))
+
+
+@pytest.mark.parametrize(
+    ("serials", "wanted", "told"),
+    [
+        ([], "", "no RealSense camera is connected: expected one camera.*USB 3.*udev rules"),
+        ([], "77", "no RealSense camera is connected: expected serial number 77"),
+        (
+            ["11", "22"],
+            "77",
+            r"'realsense://77': expected a camera with serial number 77, got connected: "
+            r"11 \(Software Camera\), 22 \(Software Camera\); name one: realsense://11",
+        ),
+        (["11", "22"], "", "expected one camera that is connected, or a serial number.*11.*22"),
+    ],
+)
+def test_cameras_that_are_not_there(serials: list[str], wanted: str, told: str) -> None:
+    with pytest.raises(SourceError, match=told):
+        camera(*(Device(serial=one) for one in serials), serial=wanted)
+
+
+def test_the_cameras_of_this_computer_are_asked_for() -> None:
+    with pytest.raises(SourceError, match="no RealSense camera|with serial number no-such-one"):
+        open_realsense("no-such-one")
+
+
+def test_a_camera_is_chosen_by_its_serial_number() -> None:
+    devices = [Device(serial="11"), Device(serial="22")]
+    source = camera(*devices, serial="22", fps=30)
+    assert source.uri == "realsense://22?size=64x48&fps=30&timeout=5"
+    with running(source, devices[1], endless()) as arrivals:
+        assert next(arrivals).id.startswith("22-")
