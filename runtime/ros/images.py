@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from edge_fusion.errors import FrameError
 
+from ..source.image import decode_image
+
 Kind = Literal["color", "depth"]
 Bytes = NDArray[np.uint8]
 
@@ -76,12 +78,6 @@ DEPTH_ENCODINGS: dict[str, DepthEncoding] = {
 }
 
 _QUANTISED = struct.Struct("<iff")  # before the PNG: format (0: inverse depth), then A and B
-
-# What a whole file ends with.  Decoders fill what is missing with grey and say nothing.
-_ENDINGS: dict[bytes, tuple[bytes, int]] = {
-    b"\x89PNG": (b"IEND\xaeB`\x82", 12),
-    b"\xff\xd8\xff": (b"\xff\xd9", 1024),  # some writers pad a JPEG
-}
 
 
 def base_topic(topic: str) -> str:
@@ -228,32 +224,11 @@ def _buffer(data: Any) -> Bytes:
     return np.asarray(data, np.uint8)
 
 
-def _decode(content: Bytes, name: str) -> NDArray[Any]:
-    """A JPEG or PNG as stored: BGR order, all bits."""
-    start, whole = content[:8].tobytes(), b""
-    for magic, (ending, reach) in _ENDINGS.items():
-        if start.startswith(magic):
-            whole = ending
-            if ending not in content[-reach:].tobytes():
-                raise FrameError(f"image of '{name}' is damaged", got="it is cut off")
-    if not whole:
-        raise FrameError(
-            f"image of '{name}'", expected="a JPEG or a PNG", got=f"{start!r} at its start"
-        )
-    try:
-        image = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
-    except cv2.error as err:
-        raise FrameError(f"image of '{name}' is damaged", got=str(err.err)) from err
-    if image is None:
-        raise FrameError(f"image of '{name}' is damaged", got="OpenCV cannot decode it")
-    return image
-
-
 _TO_RGB = {1: cv2.COLOR_GRAY2RGB, 3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGB}
 
 
 def _decoded_color(message: Any, name: str) -> NDArray[np.uint8]:
-    image = _decode(_buffer(message.data), name)
+    image = decode_image(_buffer(message.data), name)
     channels = 1 if image.ndim == 2 else image.shape[2]
     if image.dtype != np.uint8 or channels not in _TO_RGB:
         raise FrameError(
@@ -266,7 +241,7 @@ def _decoded_color(message: Any, name: str) -> NDArray[np.uint8]:
 
 
 def _decoded_depth(message: Any, name: str) -> NDArray[Any]:
-    image = _decode(_buffer(message.data), name)
+    image = decode_image(_buffer(message.data), name)
     if image.ndim != 2 or image.dtype not in (np.uint8, np.uint16):
         raise FrameError(
             f"depth image of '{name}'",
@@ -297,7 +272,7 @@ def _decoded_transport(message: Any, name: str) -> NDArray[Any]:
         )
     if content.size <= _QUANTISED.size:
         raise FrameError(f"image of '{name}' is damaged", got=f"{content.size} bytes")
-    image = _decode(content[_QUANTISED.size :], name)
+    image = decode_image(content[_QUANTISED.size :], name)
     if image.ndim != 2 or image.dtype != np.uint16:
         raise FrameError(
             f"depth image of '{name}'", expected="a 16-bit PNG", got=f"{image.shape} {image.dtype}"

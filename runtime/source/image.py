@@ -37,7 +37,7 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
         SourceError: The file cannot be read.
         FrameError: It is damaged, or holds one channel or 16 bits: it is not a colour image.
     """
-    image = _decode(path, _content(path))
+    image = decode_image(_content(path), path)
     if image.ndim != 3 or image.shape[2] not in (3, 4) or image.dtype != np.uint8:
         raise FrameError(
             f"colour image '{path}'",
@@ -109,7 +109,7 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
 def _load(path: Path) -> NDArray[Any]:
     content = _content(path)
     if path.suffix.lower() != ".npy":
-        return _decode(path, content)
+        return decode_image(content, path)
     try:
         # A pickle inside would run code.
         return np.asarray(np.load(io.BytesIO(content), allow_pickle=False))
@@ -130,20 +130,32 @@ def _content(path: Path) -> bytes:
     return content
 
 
-def _decode(path: Path, content: bytes) -> NDArray[Any]:
-    """An image as stored: BGR order, all bits, no rotation by metadata (depth has none)."""
+def decode_image(content: bytes | NDArray[np.uint8], name: object) -> NDArray[Any]:
+    """An image as stored: BGR order, all bits, no rotation by metadata (depth has none).
+
+    Args:
+        content: A whole file or message: bytes, or (n,) uint8.
+        name: What to call it in messages.
+
+    Raises:
+        FrameError: It is cut off, damaged, or no image.
+    """
+    stored = np.frombuffer(content, np.uint8)
+    if not stored.size:
+        raise FrameError(f"cannot decode '{name}'", got="no bytes at all")
     for start, (ending, reach) in _ENDINGS.items():
-        if content.startswith(start) and ending not in content[-reach:]:
+        cut_off = ending not in stored[-reach:].tobytes()
+        if stored[: len(start)].tobytes() == start and cut_off:
             raise FrameError(
-                f"cannot decode '{path}'", got="a file cut off before its end", cure="copy it again"
+                f"cannot decode '{name}'", got="a file cut off before its end", cure="copy it again"
             )
     try:
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+        image = cv2.imdecode(stored, cv2.IMREAD_UNCHANGED)
     except cv2.error as err:
-        raise FrameError(f"cannot decode '{path}'", got=f"a damaged image ({err.err})") from err
+        raise FrameError(f"cannot decode '{name}'", got=f"a damaged image ({err.err})") from err
     if image is None:
         raise FrameError(
-            f"cannot decode '{path}'", got="no image, or a damaged one", cure="copy it again"
+            f"cannot decode '{name}'", got="no image, or a damaged one", cure="copy it again"
         )
     return image
 

@@ -183,10 +183,10 @@ def test_compressed_grey_and_alpha_become_rgb() -> None:
 @pytest.mark.parametrize(
     ("data", "told"),
     [
-        (encoded(".jpg", PLAIN)[:-40], "damaged: got it is cut off"),
-        (encoded(".png", PLAIN)[:-9], "damaged: got it is cut off"),
-        (b"GIF89a" + bytes(40), "expected a JPEG or a PNG, got b'GIF89a"),
-        (b"", "expected a JPEG or a PNG"),
+        (encoded(".jpg", PLAIN)[:-40], "got a file cut off before its end"),
+        (encoded(".png", PLAIN)[:-9], "got a file cut off before its end"),
+        (b"GIF89a" + bytes(40), "got no image, or a damaged one"),
+        (b"", "got no bytes at all"),
         (encoded(".png", DEPTH), "expected 8-bit channels, got 1 x uint16"),
     ],
     ids=["jpeg cut", "png cut", "gif", "empty", "depth"],
