@@ -328,8 +328,10 @@ def sinks(json_to: JsonTo = None) -> None:
 
 
 def main() -> None:
-    """Run the command line; SIGTERM cleans up like Ctrl-C."""
+    """Run the command line; SIGTERM, and SIGHUP without nohup, clean up like Ctrl-C."""
     signal.signal(signal.SIGTERM, terminate)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, terminate)
     app(prog_name="edge-fusion")
 
 

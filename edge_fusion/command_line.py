@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -15,6 +16,8 @@ from typer.core import TyperGroup
 from edge_fusion.dependencies import naming_missing_packages
 from edge_fusion.errors import EdgeFusionError, InputError
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+NOTHING_LEFT = "nothing half-written was left"
 INTERRUPTED, CLOSED_PIPE, BUG = 130, 141, 70  # as shells and sysexits.h have them
 
 
@@ -31,12 +34,17 @@ class Commands(TyperGroup):
             _complain(f"error: {err}")
             raise typer.Exit(err.exit_code) from err
         except KeyboardInterrupt as err:
-            _complain("interrupted; nothing half-written was left")
+            _complain(f"interrupted; {err.args[0] if err.args else NOTHING_LEFT}")
+            if err.args:  # threads that do not end are still at work: Python's own end would crash
+                os._exit(INTERRUPTED)
             raise typer.Exit(INTERRUPTED) from err
         except BrokenPipeError as err:  # whoever read us has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(CLOSED_PIPE) from err
         except Exception as err:
+            if isinstance(err, OSError) and err.errno in _NO_ROOM:
+                _complain(f"error: cannot write what there is to say: {err.strerror}")
+                raise typer.Exit(EdgeFusionError.exit_code) from err
             if type(err).__module__.partition(".")[0] in ("typer", "click"):
                 raise  # its own usage errors and exits
             if ctx.params.get("debug"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,11 +33,19 @@ WHOLE_WORDS = 50  # characters a cell may have and still stand on one line
 PIPED_WIDTH = 160  # columns where nobody tells us how wide the paper is
 
 
+class _Paper(Console):
+    """A console whose broken pipe is an error as every other: the command line knows what to do."""
+
+    def on_broken_pipe(self) -> None:
+        """Called while that error is handled."""
+        raise
+
+
 def console_for(json_to: str | None) -> Console:
     """The console for people: standard error where standard output carries the JSON."""
     # The stream is taken now: libraries that are silenced by redirecting it must not silence us.
     stream = sys.stderr if json_to == STANDARD_OUTPUT else sys.stdout
-    console = Console(file=stream, highlight=False, emoji=False)
+    console = _Paper(file=stream, highlight=False, emoji=False)
     if not console.is_terminal:
         console.width = PIPED_WIDTH
     return console
@@ -114,15 +123,21 @@ class FrameLine:
         if time.monotonic() - self._shown < self._interval:
             return
         self._shown = time.monotonic()
-        line = f"frame {number}  {fps:.1f} fps  latency {latency_ms:.1f} ms  dropped {dropped}"
-        if self._console.is_terminal:
-            self._live.update(Text(line), refresh=True)
-        else:
-            self._console.print(line, markup=False)
+        self._say(f"frame {number}  {fps:.1f} fps  latency {latency_ms:.1f} ms  dropped {dropped}")
 
     def note(self, text: str) -> None:
         """Say something that stays."""
-        self._console.print(text, markup=False)
+        self._say(text, stays=True)
+
+    def _say(self, line: str, *, stays: bool = False) -> None:
+        """Show a line; where nobody listens any more, the stream goes on without."""
+        try:
+            if self._console.is_terminal and not stays:
+                self._live.update(Text(line), refresh=True)
+            else:
+                self._console.print(line, markup=False)
+        except OSError:
+            self._interval = math.inf
 
 
 class Steps:

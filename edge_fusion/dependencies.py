@@ -19,7 +19,11 @@ CURES = {
     "onnxruntime": "pip install 'edge-fusion[ort]'",
     "pyrealsense2": "pip install 'edge-fusion[realsense]' and apt install libusb-1.0-0",
     "depthai": "pip install 'edge-fusion[oak]'",
-    **dict.fromkeys(("rosbags", "mcap"), "pip install 'edge-fusion[rosbag]'"),
+    **dict.fromkeys(
+        # With what rosbags and mcap stand on themselves.
+        ("rosbags", "mcap", "lz4", "zstandard", "backports", "ruamel", "apsw"),
+        "pip install 'edge-fusion[rosbag]'",
+    ),
     "rerun": "pip install 'edge-fusion[rerun]'",
     "psutil": "pip install 'edge-fusion[telemetry]'",
     **dict.fromkeys(

@@ -63,17 +63,22 @@ class Handoff(ABC, Generic[T]):
             self._changed.notify_all()
             return item
 
-    def close(self, *, discard: bool = False) -> None:
+    def close(self, *, discard: bool = False) -> int:
         """Take nothing more and wake everybody who waits; closing twice is allowed.
 
         Args:
             discard: Also throw away what is still waiting.
+
+        Returns:
+            How many items were thrown away.
         """
         with self._changed:
             self._closed = True
+            thrown_away = len(self._items) if discard else 0
             if discard:
                 self._items.clear()
             self._changed.notify_all()
+            return thrown_away
 
     @property
     def closed(self) -> bool:

@@ -73,7 +73,7 @@ class StreamSummary:
 
     Attributes:
         source: The source's URI.
-        sinks: The sinks' destinations.
+        sinks: The destinations of the sinks that were finished.
         live: Whether the source was live.
         mode: ``every`` pair was processed, or always the ``freshest``.
         stopped: Why it ended: ``source ended``, ``limit reached``, ``stop requested`` or
@@ -132,6 +132,7 @@ class Ledger:
         self._started_ns = 0
         self._ended_ns = 0
         self._captured = self._usable = self._unusable = self._frames = self._missed = 0
+        self._left = 0
         self._number: int | None = None
         self._drops: dict[str, int] = {}
         self._problems: list[FrameError] = []
@@ -149,6 +150,15 @@ class Ledger:
                 if self._number is not None:  # smaller after a reconnect: no gap
                     self._missed += max(0, number - self._number - 1)
                 self._number = number
+
+    def capture_damaged(self) -> None:
+        """Count a pair of a source that could not say which; it has a number all the same."""
+        self.capture(None if self._number is None else self._number + 1)
+
+    def leave(self, count: int = 1) -> None:
+        """Count pairs that nobody will process any more, because the stream ends."""
+        with self._lock:
+            self._left += count
 
     def use(self) -> None:
         """Count a frame that the model took and answered."""
@@ -257,6 +267,8 @@ class Ledger:
         """Close the account."""
         with self._lock:
             frames, drops = self._frames, dict(self._drops)
+            # What a thread that does not end still holds can only be told by what is missing.
+            rest = self._captured - frames - sum(drops.values())
             columns = self._durations_ns[: min(frames, _WINDOW)].T.tolist()
             wall_s = max(self._ended_ns - self._started_ns, 0) / 1e9 if frames else 0.0
             *stages, latency = (LatencySummary.from_ns(column) for column in columns)
@@ -271,7 +283,7 @@ class Ledger:
                 at_source={name: count for name, count in at_source.items() if count},
                 frames=frames,
                 drops=drops,
-                unprocessed=self._captured - frames - sum(drops.values()),
+                unprocessed=rest if abandoned else self._left,
                 problems=tuple(str(problem) for problem in self._problems),
                 fps=frames / wall_s if wall_s else 0.0,
                 wall_s=wall_s,

@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +37,7 @@ from edge_fusion.spec import ModelSpec
 from .handoff import BoundedQueue, Closed, Handoff, LatestSlot
 from .ledger import FrameRecord, Ledger, StreamSummary, now_ns, reason_of
 from .session import Session
-from .sink.base import Sink
+from .sink.base import Onlooker, Sink
 from .smooth import Smoother
 from .source.arrivals import arrivals_of
 from .source.base import Arrival, CountingSource, Source
@@ -48,11 +48,13 @@ NO_DEPTH = "no valid depth"
 STALE = "stale"
 
 _POLL_S = 0.05  # how soon the caller's stop event is noticed
-# After a stop: the model may finish its frame, then the sinks their file; 1.75 s in all.
+# After a stop: the model may finish its frame, then the sinks theirs; 1.75 s in all.  A file that
+# is being finished is waited for: on a slow card that takes as long as it takes.
 _FINISH_FRAME_S = 1.0
 _FINISH_SINKS_S = 0.75
 
 Progress = Callable[[FrameRecord], None]
+T = TypeVar("T")
 
 
 class _Captured(NamedTuple):
@@ -115,9 +117,11 @@ class Pipeline:
             self._arrived, self._results = LatestSlot(), BoundedQueue(1)
             self._stages["inference"] = self._preprocess_and_infer
             del self._stages["preprocess"]
-        self._finished = threading.Event()
+        self._finished, self._closing = threading.Event(), threading.Event()
+        self._closed: list[str] = []  # destinations of the sinks that were finished
         self._stopped = "source ended"
-        self._errors: list[Exception] = []
+        self._last_moment_ns = 0
+        self._errors: list[BaseException] = []
 
     def run(self, stop: threading.Event) -> StreamSummary:
         """Stream to the end, or until ``stop`` is set or Ctrl-C is pressed; runs once."""
@@ -136,19 +140,27 @@ class Pipeline:
             self._stopped = "interrupted"
         except RuntimeError as err:  # the system grants no more threads
             self._errors.append(SessionError("starting the stream's threads", got=str(err)))
-        abandoned = self._shut_down(threads)
+        try:
+            abandoned = self._shut_down(threads)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(self._left_behind()) from None
         if self._errors:
             raise self._errors[0]
         if not self._ledger.frames and self._stopped == "source ended":
             raise self._ledger.nothing_processed()
         return self._ledger.summary(
-            sinks=tuple(sink.destination for sink in self._sinks),
+            sinks=tuple(self._closed),
             live=self._source.live,
             mode=self._mode,
             stopped=self._stopped,
             abandoned=abandoned,
             at_source=self._source.counts if isinstance(self._source, CountingSource) else {},
         )
+
+    def _left_behind(self) -> str:
+        """What a second Ctrl-C costs."""
+        unfinished = [s.destination for s in self._sinks if s.destination not in self._closed]
+        return f"not finished: {', '.join(unfinished)}" if unfinished else "nothing was left"
 
     def _shut_down(self, threads: dict[str, threading.Thread]) -> tuple[str, ...]:
         """End every thread from the back to the front; the names of those that would not end."""
@@ -158,8 +170,11 @@ class Pipeline:
         if threads["sink"].ident is None:
             self._deliver()  # interrupted before the threads were running: close the sinks here
         deadline = time.monotonic() + _FINISH_SINKS_S
-        for name in ("sink", "capture", *threads.keys() - {"sink", "capture"}):
-            _join(threads[name], deadline)
+        _join(threads["sink"], deadline)
+        while self._closing.is_set() and threads["sink"].is_alive():
+            threads["sink"].join(_POLL_S)
+        for thread in threads.values():
+            _join(thread, deadline)
         return tuple(name for name, thread in threads.items() if thread.is_alive())
 
     # Each stage ends the next one by closing what it feeds, and the one before by closing what it
@@ -167,8 +182,19 @@ class Pipeline:
     # before the camera failed is still processed, and a blocked writer is always woken.
 
     def _close_before_model(self) -> None:
-        self._arrived.close(discard=True)
-        self._prepared.close(discard=True)
+        self._discard(self._arrived)
+        self._discard(self._prepared)
+
+    def _discard(self, handoff: Handoff[Any]) -> None:
+        self._ledger.leave(handoff.close(discard=True))
+
+    def _hand(self, handoff: Handoff[T], item: T) -> T | None:
+        """Put an item, or leave it where nobody takes it any more."""
+        try:
+            return handoff.put(item)
+        except Closed:
+            self._ledger.leave()
+            raise
 
     def _capture(self) -> None:
         with self._noting_errors():
@@ -181,9 +207,9 @@ class Pipeline:
         with self._noting_errors():
             try:
                 while True:
-                    self._prepare_next(self._prepared.put)
+                    self._prepare_next(lambda prepared: self._hand(self._prepared, prepared))
             finally:
-                self._arrived.close(discard=True)
+                self._discard(self._arrived)
                 self._prepared.close()
 
     def _infer(self) -> None:
@@ -207,12 +233,21 @@ class Pipeline:
             with self._noting_errors():
                 self._feed_sinks()
             self._close_before_model()
-            self._results.close(discard=True)
-            for sink in self._sinks:
-                with self._noting_errors(), _border(OutputError, f"closing '{sink.destination}'"):
-                    sink.close()
+            self._discard(self._results)
         finally:
+            self._close_sinks()
             self._finished.set()
+
+    def _close_sinks(self) -> None:
+        """Files first: whoever only looks on must not cost what was recorded."""
+        self._closing.set()
+        onlookers = [sink for sink in self._sinks if isinstance(sink, Onlooker)]
+        for onlooker in onlookers:
+            onlooker.stop()
+        for sink in (*(one for one in self._sinks if one not in onlookers), *onlookers):
+            with self._noting_errors(), _border(OutputError, f"closing '{sink.destination}'"):
+                sink.close()
+                self._closed.append(sink.destination)
 
     @contextmanager
     def _noting_errors(self) -> Iterator[None]:
@@ -220,7 +255,7 @@ class Pipeline:
             yield
         except Closed:
             pass  # the regular end
-        except Exception as err:
+        except BaseException as err:  # a thread has nobody else to tell
             self._errors.append(err)  # raised in the caller
 
     def _read_source(self) -> None:
@@ -233,11 +268,11 @@ class Pipeline:
                 if pair is _END:
                     return
                 if isinstance(pair, FrameError):
-                    self._ledger.capture()
+                    self._ledger.capture_damaged()
                     self._ledger.drop_unusable(reason_of("unusable frame", pair), pair)
                 elif isinstance(pair, Arrival):  # else nothing came for a while
                     self._ledger.capture(pair.number if self._source.live else None)
-                    if self._arrived.put(_Captured(pair, at_ns - began_ns, at_ns)) is not None:
+                    if self._hand(self._arrived, _Captured(pair, at_ns - began_ns, at_ns)):
                         self._ledger.drop(OVERTAKEN)
 
     def _prepare_next(self, use: Callable[[_Prepared], object]) -> None:
@@ -274,7 +309,7 @@ class Pipeline:
             with _border(SessionError, f"processing frame '{prepared.frame.id}'"):
                 result = self._result(prepared)
             if result is not None:
-                self._results.put(result)
+                self._hand(self._results, result)
                 processed += 1
 
         while processed != self._options.limit:
@@ -314,6 +349,13 @@ class Pipeline:
             )
         return outputs[name]
 
+    def _moment_ns(self, captured: _Captured, frame: RgbdFrame) -> int:
+        """When a frame was taken, always by the same clock; without one, frames just follow."""
+        if self._source.live:
+            return captured.arrival_ns
+        self._last_moment_ns = frame.timestamp_ns or self._last_moment_ns + 1
+        return self._last_moment_ns
+
     def _feed_sinks(self) -> None:
         while True:
             result = self._results.get()
@@ -321,7 +363,7 @@ class Pipeline:
             captured, frame = prepared.captured, prepared.frame
             plane = result.plane
             if self._smooth is not None:
-                plane = self._smooth(plane, frame.timestamp_ns or captured.arrival_ns)
+                plane = self._smooth(plane, self._moment_ns(captured, frame))
             saliency = resize_saliency(plane, (frame.rgb.shape[0], frame.rgb.shape[1]))
             ready_ns = now_ns()
             stages_ns = (

@@ -16,7 +16,7 @@ from .notify import Notifier, Watchdog
 from .run_meter import RunMeter, TelemetrySummary
 from .session import Execution, choose_backend, execution_of, open_session
 from .sink.open import SinkSetting, open_sinks
-from .source.base import CountingSource
+from .source.base import losses_of
 from .source.uri import open_source
 from .stream import StreamOptions, stream
 from .telemetry import Sampler, open_telemetry
@@ -126,8 +126,7 @@ def run_bundle(
         def through(record: FrameRecord) -> None:
             meter.frame()
             drops.update(record.drops)
-            if isinstance(source, CountingSource):
-                drops.update(source.counts)
+            drops.update({f"{what}, at the source": n for what, n in losses_of(source).items()})
             watchdog.frame(f"{record.fps:.1f} fps, {record.dropped} dropped")
             if on_frame is not None:
                 on_frame(record)
@@ -163,7 +162,8 @@ def run_facts(run: Run) -> dict[str, str]:
     facts = {
         "ran": f"{run.variant} of {run.bundle} on {run.backend}: {how}",
         "source": f"{summary.source}, {_MODES[summary.mode]}",
-        "frames": f"{summary.frames} of {summary.captured} captured, {summary.stopped}",
+        "frames": f"{summary.frames} of {summary.captured} captured, {summary.stopped}"
+        + (f", {summary.unprocessed} left over" if summary.unprocessed else ""),
         "rate": f"{summary.fps:.1f} fps over {summary.wall_s:.1f} s",
     }
     if summary.missed:

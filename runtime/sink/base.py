@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,4 +42,13 @@ class Sink(Protocol):
         Raises:
             OutputError: What was written could not be finished.
         """
+        ...
+
+
+@runtime_checkable
+class Onlooker(Sink, Protocol):
+    """A sink that shows the present and keeps nothing: a page, a window."""
+
+    def stop(self) -> None:
+        """Begin to end; never waits.  ``close`` follows."""
         ...

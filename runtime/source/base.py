@@ -106,3 +106,13 @@ def decoded(arrivals: Arrivals) -> Generator[RgbdFrame, None, None]:
                 yield arrival.decode()
     finally:
         arrivals.close()
+
+
+#: What sources count that is no loss.
+_GAINS = ("pairs", "reconnects")
+
+
+def losses_of(source: Source) -> dict[str, int]:
+    """What a source lost before there were pairs, by what it was; nothing that did not happen."""
+    counts = source.counts if isinstance(source, CountingSource) else {}
+    return {what: count for what, count in counts.items() if count and what not in _GAINS}

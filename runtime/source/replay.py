@@ -197,8 +197,8 @@ class Replay:
     def _once(self) -> Arrivals:
         """All pairs, read as late as possible: one that is dropped costs nothing."""
         source = self._source
-        if not isinstance(source, StoredSource):
-            yield from arrivals_of(source)
+        if not isinstance(source, StoredSource) or self._options.pace == "real":
+            yield from arrivals_of(source)  # read at once: its time is known only then
             return
         for index in range(len(source)):
             yield Arrival(f"pair {index}", index, 0, 0, partial(source.__getitem__, index))

@@ -153,3 +153,12 @@ def test_a_long_wait_gives_way() -> None:
 def test_what_cannot_be_played(make: object, match: str) -> None:
     with pytest.raises(SourceError, match=match):
         make()  # type: ignore[operator]
+
+
+def test_the_real_pace_is_that_of_stored_pairs_too() -> None:
+    began = time.monotonic()
+    frames = list(
+        replayed(DemoSource(4, width=32, height=32, fps=20), ReplayOptions(pace="real")).frames()
+    )
+    assert len(frames) == 4
+    assert 0.149 <= time.monotonic() - began < 1
