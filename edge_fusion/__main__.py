@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 import shlex
 import shutil
 import signal
@@ -90,20 +91,33 @@ def run(
         float, typer.Option(min=0, help="Seconds to measure power at rest first, where it can be.")
     ] = 2.0,
     print_unit: Annotated[
-        bool, typer.Option("--print-unit", help="Print a systemd unit that runs this, and stop.")
+        bool,
+        typer.Option(
+            "--print-unit",
+            help="Print a systemd unit that runs this, and stop. Passwords and tokens must be "
+            "written as ${NAME}; the unit says in which file it reads them.",
+        ),
     ] = False,
     json_to: JsonTo = None,
 ) -> None:
-    """Stream RGB-D pairs through a bundle; Ctrl-C ends it and keeps what was written."""
+    """Stream RGB-D pairs through a bundle; Ctrl-C ends it and keeps what was written.
+
+    ${NAME} in the source and the sinks is the value of that environment variable.
+    """
     from edge_fusion.console import FrameLine, console_for, emit_json, facts_table, grid
     from edge_fusion.runtime import run as running
+    from edge_fusion.runtime.source.credentials import with_variables
     from edge_fusion.runtime.stream import StreamOptions
 
     if print_unit:
+        from edge_fusion.runtime.sink.open import check_outlives_restart
+
+        check_outlives_restart(sinks or ())
         typer.echo(_unit_of_this_command(), nl=False)
         return
     how = StreamOptions(limit=limit, mode=mode, max_staleness_ms=max_staleness, smoothing=smooth)
-    options = running.RunOptions(bundle, source, tuple(sinks or ()), variant, backend, how, idle)
+    place, *places = (with_variables(one, os.environ) for one in (source, *(sinks or ())))
+    options = running.RunOptions(bundle, place, tuple(places), variant, backend, how, idle)
     console = console_for(json_to)
     with FrameLine(console) as line:
         done = running.run_bundle(
@@ -318,13 +332,21 @@ def sources(json_to: JsonTo = None) -> None:
 
 @app.command()
 def sinks(json_to: JsonTo = None) -> None:
-    """List the kinds of sinks that run writes to; several may be named at once."""
+    """List the kinds of sinks that run writes to, with every option; name several at once."""
     from edge_fusion.console import STANDARD_OUTPUT, emit_json
-    from edge_fusion.runtime.sink.open import SCHEMES, SUFFIXES, describe_sinks
+    from edge_fusion.runtime.sink.open import MASKS, SCHEMES, SUFFIXES, describe_sinks
 
     typer.echo(describe_sinks(), err=json_to == STANDARD_OUTPUT)
-    kinds = {**SUFFIXES, **SCHEMES}
-    emit_json(json_to, {name: {"form": k.form, "meaning": k.meaning} for name, k in kinds.items()})
+    kinds = {
+        name: {
+            "form": kind.form,
+            "meaning": kind.meaning,
+            "needs": kind.extra,
+            "options": {n: {"form": k.form, "meaning": k.meaning} for n, k in kind.keys.items()},
+        }
+        for name, kind in {**SUFFIXES, "/": MASKS, **SCHEMES}.items()
+    }
+    emit_json(json_to, kinds)
 
 
 def main() -> None:

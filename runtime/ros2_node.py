@@ -15,12 +15,16 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from edge_fusion.errors import EdgeFusionError
 
 from .run import RunOptions, run_bundle, run_facts
-from .source.ros_options import uri_of
-from .stream import StreamOptions
+from .source.keys import flag
+from .source.schemes import SCHEMES
+from .stream_options import MODES, StreamOptions
+
+_KEYS = SCHEMES["ros2"].all_keys
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,32 +73,57 @@ def node_options(arguments: Sequence[str]) -> RunOptions:
         description="RGB-D topics in, saliency out.",
     )
     parser.add_argument("bundle", type=Path, help="folder or .tar of a bundle")
-    parser.add_argument("--color", required=True, help="topic of colour images")
-    parser.add_argument("--depth", required=True, help="topic of depth images")
-    parser.add_argument("--info", help="CameraInfo of colour (default: beside the images)")
-    parser.add_argument("--depth-info", help="CameraInfo of depth (default: beside the images)")
-    parser.add_argument("--registered", action="store_true", help="depth is registered to colour")
-    parser.add_argument("--unit", help="unit of depth, where the encoding does not tell it")
-    parser.add_argument("--timeout", type=float, default=5.0, help="seconds without a pair (5)")
+    _add_source_arguments(parser)
     parser.add_argument("--publish", default="/saliency", help="topic of the results (/saliency)")
     parser.add_argument("--sink", action="append", default=[], help="a further sink, any number")
-    parser.add_argument("--limit", type=int, help="stop after this many frames")
     parser.add_argument("--variant", help="fp32, int8 or fp16")
     parser.add_argument("--backend", default="auto", help="auto, ort or trt")
+    parser.add_argument("--limit", type=int, help="stop after this many frames")
+    parser.add_argument(
+        "--mode",
+        choices=MODES,
+        default="auto",
+        help="every pair, or always the freshest (auto: the freshest)",
+    )
+    parser.add_argument(
+        "--max-staleness", type=float, metavar="MS", help="drop pairs that are older than this"
+    )
+    parser.add_argument(
+        "--smooth", type=float, metavar="SHARE", help="of the past in each map, 0 up to 1 (off)"
+    )
     args = parser.parse_args(arguments)
-    keys = ("color", "depth", "info", "depth_info", "unit", "timeout")
-    query = {key: getattr(args, key) for key in keys if getattr(args, key) is not None}
-    if args.registered:
-        query["registered"] = True
     topic = f"/{args.publish.lstrip('/')}"
     return RunOptions(
         bundle=args.bundle,
-        source=uri_of("ros2", "", query),
+        source=_source_uri(args),
         sinks=(f"ros2://{topic}", *args.sink),
         variant=args.variant,
         backend=args.backend,
-        stream=StreamOptions(limit=args.limit),
+        stream=StreamOptions(
+            limit=args.limit,
+            mode=args.mode,
+            max_staleness_ms=args.max_staleness,
+            smoothing=args.smooth,
+        ),
     )
+
+
+def _add_source_arguments(parser: argparse.ArgumentParser) -> None:
+    """Whatever ``ros2://`` takes, with dashes for underscores."""
+    for name, key in _KEYS.items():
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            required=name in ("color", "depth"),
+            metavar=key.form,
+            help=key.meaning.replace("%", "%%"),
+            # What is a yes or no need not be told its yes.
+            **({"nargs": "?", "const": "1"} if key.parse is flag else {}),
+        )
+
+
+def _source_uri(args: argparse.Namespace) -> str:
+    given = {name: getattr(args, name) for name in _KEYS if getattr(args, name) is not None}
+    return "ros2://?" + "&".join(f"{name}={quote(text, safe='/')}" for name, text in given.items())
 
 
 def _say(text: str) -> None:

@@ -17,7 +17,7 @@ from .run_meter import RunMeter, TelemetrySummary
 from .session import Execution, choose_backend, execution_of, open_session
 from .sink.open import SinkSetting, open_sinks
 from .source.base import losses_of
-from .source.uri import open_source
+from .source.uri import files_of, open_source
 from .stream import StreamOptions, stream
 from .telemetry import Sampler, open_telemetry
 
@@ -137,7 +137,11 @@ def run_bundle(
             "source": source.uri,
         }
         setting = SinkSetting(
-            machine=lambda: sampler.newest, drops=lambda: dict(drops), about=about, note=note
+            machine=lambda: sampler.newest,
+            drops=lambda: dict(drops),
+            about=about,
+            note=note,
+            reads=files_of(options.source),
         )
         summary = stream(
             session,

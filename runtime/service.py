@@ -9,6 +9,8 @@ from pathlib import Path
 
 from edge_fusion.errors import InputError
 
+from .source.credentials import has_variables, shows_credentials
+
 _PLAIN = re.compile(r"[A-Za-z0-9_@%+=:,./-]+")
 _ACCOUNT = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,30}\$?|\d{1,10}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -27,8 +29,8 @@ class ServiceOptions:
         folder: Where relative paths of the command begin; None: ``/``.
         writable: Folders in homes that sinks write to; they must exist when the service starts.
         environment: Variables by name.
-        watchdog_s: Seconds without a frame after which it is restarted.  Above the longest time in
-            which a source tries to reconnect by itself.
+        secrets: Where the variables are that the command names as ``${NAME}``.
+        watchdog_s: Seconds without a sign of life after which it is restarted.
         start_s: Seconds until the first frame: the engine is loaded and the camera opened in them.
         restart_s: Seconds before it is started again.
 
@@ -42,6 +44,7 @@ class ServiceOptions:
     folder: Path | None = None
     writable: Sequence[Path] = ()
     environment: dict[str, str] = field(default_factory=dict)
+    secrets: Path = Path("/etc/edge-fusion.env")
     watchdog_s: float = 30.0
     start_s: float = 300.0
     restart_s: float = 5.0
@@ -60,17 +63,22 @@ class ServiceOptions:
                 raise InputError("an environment variable", expected="a name", got=variable)
         for path in (*([self.folder] if self.folder is not None else []), *self.writable):
             _absolute("a folder of the service", str(path))
+        _absolute("the file of a service's variables", str(self.secrets))
 
 
 def unit_file(command: Sequence[str], options: ServiceOptions | None = None) -> str:
     """The text of a systemd unit, for ``/etc/systemd/system/NAME.service``.
+
+    Everybody can read a unit, so no password may stand in it.  What the command names as
+    ``${NAME}`` the program itself looks up, in variables that only root can read.
 
     Args:
         command: The program by its whole path, and its arguments; systemd gets exactly these.
         options: How it is to run.
 
     Raises:
-        InputError: The program is not named by its whole path, or holds a control character.
+        InputError: The program is not named by its whole path, or holds a control character; or an
+            argument shows a password or token.
 
     Example:
         >>> print(unit_file(["/opt/edge-fusion/bin/edge-fusion", "run", "b 1"]).splitlines()[-1])
@@ -81,6 +89,13 @@ def unit_file(command: Sequence[str], options: ServiceOptions | None = None) -> 
         raise InputError("the command of a service", expected="a program", got="nothing")
     program, *arguments = command
     _absolute("the program of a service", program)
+    if any(map(shows_credentials, arguments)):
+        raise InputError(
+            "a unit is readable by everybody, and this command shows a password or token",
+            cure=f"write NAME=... into {options.secrets} (chmod 600), and '${{NAME}}' in single "
+            "quotes into the command instead",
+        )
+    secrets = str(options.secrets) if any(map(has_variables, arguments)) else None
     values = {
         "description": _one_line(options.description),
         "exec": " ".join([_word(program), *(_argument(one) for one in arguments)]),
@@ -89,6 +104,7 @@ def unit_file(command: Sequence[str], options: ServiceOptions | None = None) -> 
         "environment": _settings(
             *(("Environment", _word(f"{k}={v}")) for k, v in options.environment.items())
         ),
+        "secrets": _secrets(secrets),
         "writable": _settings(*(("ReadWritePaths", _word(str(one))) for one in options.writable)),
     }
     times = {name: f"{getattr(options, name):g}" for name in ("watchdog_s", "start_s", "restart_s")}
@@ -113,6 +129,10 @@ def _settings(*pairs: tuple[str, str | None]) -> str:
     return "\n".join(f"{name}={value}" for name, value in pairs if value)
 
 
+def _secrets(path: str | None) -> str:
+    return f"{_SECRETS}\nEnvironmentFile={path.replace('%', '%%')}" if path else ""
+
+
 def _one_line(text: str) -> str:
     return " ".join(text.split()).replace("%", "%%").rstrip("\\")
 
@@ -132,16 +152,17 @@ def _word(text: str) -> str:
     return f'"{raw}"'
 
 
+_SECRETS = "# Passwords and tokens, NAME=VALUE; for root alone: chmod 600."
+
 _UNIT = """\
 [Unit]
 Description={description}
 # An engine belongs to the power mode it was built in, so the mode is set first; the daemon serves
 # CSI cameras. Where a machine lacks one of them, its name is passed over.
 After=nvpmodel.service nvargus-daemon.service network.target
-# What fails at once, such as a wrong path, gives up after ten times. What runs for a while or hangs
-# never fails so often, and is started again for as long as it takes.
-StartLimitIntervalSec=300
-StartLimitBurst=10
+# Started again for as long as it takes: nobody may be there to do it by hand when the camera that
+# was missing all night is plugged in.
+StartLimitIntervalSec=0
 
 [Service]
 # Counts as started with its first frame.
@@ -153,18 +174,24 @@ WorkingDirectory={folder}
 # Lines reach the journal as they are written.
 Environment=PYTHONUNBUFFERED=1
 {environment}
+{secrets}
 
 # Loading the engine and opening the camera take this long at most.
 TimeoutStartSec={start_s}
-# Each frame is a sign of life, and nothing else is: a stream that hangs is killed and restarted.
+# A stream that gives no sign of life for so long is started again. It is asked to end first, so
+# that its files are finished, and killed where it does not listen.
 WatchdogSec={watchdog_s}
-# A lost camera ends the stream with an error; systemctl stop does not.
+WatchdogSignal=SIGTERM
+# A lost camera may end the stream with an error; systemctl stop does not, nor does an interrupt
+# while the engine is loaded.
 Restart=on-failure
+SuccessExitStatus=130
 # Lets a camera that was plugged in again settle.
 RestartSec={restart_s}
-# The stream finishes its frame and its files within two seconds of SIGTERM.
+# The stream ends within two seconds of SIGTERM; a long recording on a slow card may take longer to
+# finish.
 KillSignal=SIGTERM
-TimeoutStopSec=5
+TimeoutStopSec=20
 
 # No way to more rights than it starts with.
 NoNewPrivileges=yes

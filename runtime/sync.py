@@ -3,11 +3,14 @@
 Let ``a`` be the oldest colour image that waits and ``b`` the oldest depth image.  Farther apart
 than the tolerance, the earlier of them has no partner: whatever comes later is farther away.
 Within it they are a pair, unless the next image of the earlier one's stream lies nearer to the
-later one: then the earlier one has no partner.  So every two images that are each other's nearest
-are paired, each image is used once, and pairs keep their order.
+later one: then the earlier one has no partner.  Each image is used once, and pairs keep their
+order.
 
 That next image may not be here yet.  To be nearer it would have to follow within ``2 |a - b|``; if
-no image of its stream followed that soon of late, the pair is certain and does not wait for it.
+no image of its stream followed that soon of late, the pair is taken for certain and does not wait
+for it.  So two images that are each other's nearest become a pair as a rule, not always: where one
+follows sooner than any did of late, its partner may have been given to the image before it, and
+where more images wait than there is room for, the oldest are paired or given up as they are.
 """
 
 from __future__ import annotations

@@ -80,6 +80,58 @@ def test_run_on_a_plain_relative_path(
     assert len(list((tmp_path / "masks").glob("*.png"))) == 3
 
 
+def test_variables_in_the_source_and_the_sinks(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEED", "3")
+    monkeypatch.setenv("OUT", str(tmp_path / "masks"))
+    result = invoke("run", tiny_bundle.path, "demo://?frames=2&size=64x48&seed=${SEED}", "${OUT}/")
+    assert result.exit_code == 0, result.output
+    assert len(list((tmp_path / "masks").glob("*.png"))) == 2
+    monkeypatch.delenv("OUT")
+    unset = invoke("run", tiny_bundle.path, DEMO, "${OUT}/")
+    assert unset.exit_code == 2
+    assert "the variable ${OUT} is not set; export OUT=..." in unset.output
+    other = invoke("compare", tiny_bundle.path, "--data", "demo://?seed=${SEED}")  # only of run
+    assert "seed: expected NUMBER, got '${SEED}'" in other.output
+
+
+@pytest.mark.parametrize("password", ["hunter2", "${CAM}"])
+def test_a_unit_shows_no_password(monkeypatch: pytest.MonkeyPatch, password: str) -> None:
+    uri = f"rtsp://me:{password}@camera/1?depth=rtsp://me:{password}@camera/2&unit=mm"
+    arguments = ("run", "b", uri, "--print-unit")
+    monkeypatch.setattr(sys, "argv", ["/bin/edge-fusion", *arguments])
+    result = invoke(*arguments)
+    assert "hunter2" not in result.output
+    if password == "hunter2":
+        assert result.exit_code == 2
+        assert "EnvironmentFile" not in result.output
+        assert "chmod 600" in result.output
+    else:
+        assert result.exit_code == 0, result.output
+        assert "EnvironmentFile=/etc/edge-fusion.env" in result.output
+
+
+def test_a_unit_takes_no_sink_that_the_next_start_would_overwrite(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    arguments = ("run", "b", "demo://", "web://:8080", "out.mp4", "--print-unit")
+    refused = invoke(*arguments)
+    assert refused.exit_code == 2
+    assert "out-%t.mp4" in refused.output
+    lasting = [one.replace("out.", "out-%t.") for one in arguments]
+    monkeypatch.setattr(sys, "argv", ["/bin/edge-fusion", *lasting])
+    assert "out-%%t.mp4" in invoke(*lasting).output
+
+
+def test_sinks_tells_every_option() -> None:
+    result = invoke("sinks", "--json", "-")
+    kinds = json.loads(result.stdout)
+    assert set(kinds["web"]["options"]) == {"token", "fps", "clients", "stalled_s"}
+    assert kinds[".mcap"]["needs"] == "edge-fusion[rosbag]"
+    assert kinds["rerun"]["options"]["rate"]["form"] == "HZ"
+
+
 def test_json_alone_on_standard_output(tiny_bundle: Bundle) -> None:
     done = start("run", tiny_bundle.path, DEMO, "--json", "-")
     out, err = done.communicate()

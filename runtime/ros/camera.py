@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from edge_fusion.errors import SourceError
 
 from ..register import Camera, Rigid
+from .images import base_topic
 
 CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 TRANSFORMS = "tf2_msgs/msg/TFMessage"
@@ -72,8 +73,8 @@ def camera_from_info(info: Any, topic: str) -> Camera | None:
 
     Args:
         info: The message, of ROS 2 or ROS 1.
-        topic: The topic of its *images*: of rectified ones, which have ``rect`` in their name,
-            the calibration is P without distortion; of others K and D.
+        topic: The topic of its *images*, raw or compressed: of rectified ones, which have
+            ``rect`` in their name, the calibration is P without distortion; of others K and D.
 
     Returns:
         The camera at the size of its images: binning and region of interest are applied.  None of
@@ -84,7 +85,7 @@ def camera_from_info(info: Any, topic: str) -> Camera | None:
     """
     matrix: Matrix = _numbers(info, "k", 9).reshape(3, 3)
     distortion = tuple(float(value) for value in _field(info, "d"))
-    if "rect" in topic.rsplit("/", 1)[-1]:
+    if "rect" in base_topic(topic).rsplit("/", 1)[-1]:
         projection = _numbers(info, "p", 12).reshape(3, 4)
         if projection[0, 0] > 0:
             matrix, distortion = projection[:, :3], ()

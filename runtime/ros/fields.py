@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from edge_fusion.errors import OutputError
 from edge_fusion.frame import Intrinsics, RgbdFrame
+from edge_fusion.spec import DepthSpec
 
 from ..ledger import FrameRecord
 from ..sink.overlay import depth_inset, draw_overlay
@@ -36,6 +37,9 @@ SALIENCY_TOPIC = "/edge_fusion/saliency"
 OVERLAY_TOPIC = "/edge_fusion/overlay/compressed"
 RECORD_TOPIC = "/edge_fusion/record"
 
+#: What the values of relative depth mean: a DepthSpec as JSON, with every image.
+DEPTH_SPEC_TOPIC = "/edge_fusion/relative_depth/spec"
+
 #: Images that are results: nobody means them when looking for a camera's.
 RESULT_TOPICS = (SALIENCY_TOPIC, OVERLAY_TOPIC)
 
@@ -43,6 +47,7 @@ RESULT_TOPICS = (SALIENCY_TOPIC, OVERLAY_TOPIC)
 FRAME_ID = "camera_color_optical_frame"
 
 _JPEG_QUALITY = 85
+_END_OF_TIME_S = 2**31  # in a header: a signed number of 32 bits, until January 2038
 _MILLIMETRES = 0.001
 _RELATIVE_ENCODINGS = {"uint8": "mono8", "uint16": "mono16", "float32": "32FC1"}
 
@@ -51,6 +56,22 @@ def header_fields(stamp_ns: int, frame_id: str) -> Fields:
     """A ``std_msgs/Header``."""
     seconds, nanoseconds = divmod(stamp_ns, 1_000_000_000)
     return {"stamp": {"sec": seconds, "nanosec": nanoseconds}, "frame_id": frame_id}
+
+
+def frame_header(frame: RgbdFrame, stamp_ns: int, frame_id: str = FRAME_ID) -> Fields:
+    """The ``std_msgs/Header`` of what belongs to a frame.
+
+    Raises:
+        OutputError: ROS has no such time.
+    """
+    if not 0 <= stamp_ns < _END_OF_TIME_S * 1_000_000_000:
+        raise OutputError(
+            f"frame '{frame.id}' has a time that no message of ROS can bear",
+            expected="nanoseconds from 1970 to 2038",
+            got=str(stamp_ns),
+            cure="set the clock of the camera, or write another kind of file",
+        )
+    return header_fields(stamp_ns, frame_id)
 
 
 def image_fields(pixels: NDArray[Any], encoding: str, header: Fields) -> Fields:
@@ -83,7 +104,8 @@ def depth_fields(frame: RgbdFrame, header: Fields) -> tuple[str, Fields]:
 
     Millimetres in 16 bits stay as they are, 0 where there is no reading; any other metric depth
     becomes metres in 32FC1, NaN where there is none.  Relative depth has no place in REP 118: it
-    goes as it is to a topic of its own, so that nobody takes it for a distance.
+    goes as it is to a topic of its own, so that nobody takes it for a distance; what it means
+    goes beside it, see :func:`depth_spec_fields`.
     """
     depth, spec = frame.depth, frame.depth_spec
     if spec.scale_to_m is None:
@@ -95,6 +117,11 @@ def depth_fields(frame: RgbdFrame, header: Fields) -> tuple[str, Fields]:
     metres = depth.astype(np.float32) * np.float32(spec.scale_to_m)
     metres[~frame.valid] = np.nan
     return DEPTH_TOPIC, image_fields(metres, "32FC1", header)
+
+
+def depth_spec_fields(spec: DepthSpec) -> Fields:
+    """A ``std_msgs/String``: what the values of a depth image mean, as JSON."""
+    return {"data": spec.model_dump_json()}
 
 
 def saliency_fields(

@@ -147,9 +147,7 @@ def color_from_message(message: Any, name: str) -> NDArray[np.uint8]:
         return _decoded_color(message, name)
     encoding = _known(COLOR_ENCODINGS, message, name, "colour")
     pixels = _pixels(message, np.uint8, encoding.channels, name)
-    if encoding.to_rgb is None:
-        return pixels
-    return np.asarray(cv2.cvtColor(pixels, encoding.to_rgb), np.uint8)
+    return pixels if encoding.to_rgb is None else _converted(pixels, encoding.to_rgb, name)
 
 
 def depth_from_message(message: Any, name: str) -> tuple[NDArray[Any], str]:
@@ -237,7 +235,18 @@ def _decoded_color(message: Any, name: str) -> NDArray[np.uint8]:
             got=f"{channels} x {image.dtype} ('{message.format}')",
             cure="are the two streams swapped?",
         )
-    return np.asarray(cv2.cvtColor(image, _TO_RGB[channels]), np.uint8)
+    return _converted(image, _TO_RGB[channels], name)
+
+
+def _converted(pixels: Bytes, to_rgb: int, name: str) -> NDArray[np.uint8]:
+    try:
+        return np.asarray(cv2.cvtColor(pixels, to_rgb), np.uint8)
+    except cv2.error as err:  # two pixels of a YUV image share their colour
+        raise FrameError(
+            f"colour image of '{name}' cannot be converted",
+            expected="an even width, if it is YUV",
+            got=f"{pixels.shape[1]}x{pixels.shape[0]} pixels ({err.err})",
+        ) from err
 
 
 def _decoded_depth(message: Any, name: str) -> NDArray[Any]:

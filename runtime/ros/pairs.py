@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +19,8 @@ from ..source.declared import DepthFields, resolve_depth
 from .camera import FrameTree, camera_from_info
 from .images import DEPTH_ENCODINGS, color_from_message, depth_from_message
 
-_SAYS_REGISTERED = ("aligned_depth", "registered")  # in the names of topics
+# In the name of a topic: what drivers call depth that they have aligned to colour.
+_SAYS_REGISTERED = re.compile(r"aligned_depth_to_color|depth_registered|(^|/)registered(/|$)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,7 @@ class PairPlan:
         depth_spec: What they mean.
         camera: The colour camera, or None.
         registration: How depth is registered; None: it is already.
+        ignored: Why the CameraInfo of colour was not used, where nothing stands on it; or "".
     """
 
     color: str
@@ -72,6 +75,7 @@ class PairPlan:
     depth_spec: DepthSpec
     camera: Camera | None
     registration: Registration | None
+    ignored: str = ""
 
     def frame(
         self,
@@ -130,9 +134,10 @@ def plan_pairs(streams: Streams, color_message: Any, depth_message: Any) -> Pair
     """Decide from a first pair how all pairs become frames.
 
     Metric depth has the unit of REP 118: millimetres in 16UC1, metres in 32FC1.  Depth counts as
-    registered to colour where both are of one size and have one frame_id, or the topic's name says
-    ``aligned_depth`` or ``registered``, or the user does.  Otherwise it is registered by the two
-    CameraInfo and the static transform between the frames.
+    registered to colour where both are of one size and have one frame_id that is not empty, or the
+    topic's name says ``aligned_depth_to_color`` or ``registered``, or the user does; a CameraInfo
+    that is of no use is then ignored.  Otherwise it is registered by the two CameraInfo and the
+    static transform between the frames.
 
     Args:
         streams: What is known besides the images.
@@ -146,29 +151,32 @@ def plan_pairs(streams: Streams, color_message: Any, depth_message: Any) -> Pair
     size = color_from_message(color_message, streams.color).shape[:2]
     depth, encoding = depth_from_message(depth_message, streams.depth)
     spec = _depth_spec(streams, encoding)
-    camera = _camera(streams.color, streams.color_info, (size[0], size[1]))
     frames = color_message.header.frame_id, depth_message.header.frame_id
-    if depth.shape == size and (
+    same = depth.shape == size
+    if same and (
         streams.registered
-        or frames[0] == frames[1]
-        or any(word in streams.depth for word in _SAYS_REGISTERED)
+        or (frames[0] and frames[0] == frames[1])
+        or _SAYS_REGISTERED.search(streams.depth)
     ):
-        return PairPlan(streams.color, streams.depth, encoding, spec, camera, None)
+        return _registered_plan(streams, encoding, spec, (size[0], size[1]))
+    camera = _camera(streams.color, streams.color_info, (size[0], size[1]))
     depth_camera = _camera(streams.depth, streams.depth_info, (depth.shape[0], depth.shape[1]))
-    motion = streams.tree().motion(frames[1], frames[0])
-    if camera is None or depth_camera is None or motion is None or not spec.metric:
+    motion = streams.tree().motion(frames[1], frames[0]) if all(frames) else None
+    coarse = depth.dtype == np.uint8
+    if camera is None or depth_camera is None or motion is None or not spec.metric or coarse:
         missing = {
             f"no calibrated CameraInfo of '{streams.color}'": camera is None,
             f"no calibrated CameraInfo of '{streams.depth}'": depth_camera is None,
             f"no static transform from '{frames[1]}' to '{frames[0]}'": motion is None,
             "no metric unit": not spec.metric,
+            "readings of only 8 bits": coarse,
         }
-        same = depth.shape == size
         raise SourceError(
             f"depth '{streams.depth}' ({depth.shape[1]}x{depth.shape[0]}, frame '{frames[1]}') is "
             f"not registered to colour '{streams.color}' ({size[1]}x{size[0]}, frame "
             f"'{frames[0]}')",
-            expected="what registers it: a CameraInfo of each, and a static transform",
+            expected="what registers it: a CameraInfo of each, a static transform, and metric "
+            "depth in 16 bits or float32",
             got=", ".join(name for name, absent in missing.items() if absent),
             cure="record those topics and /tf_static too, or a depth topic that the camera's "
             "driver aligns to colour" + (", or if it is registered say registered=1" * same),
@@ -182,6 +190,17 @@ def plan_pairs(streams: Streams, color_message: Any, depth_message: Any) -> Pair
         camera,
         Registration(depth_camera, camera, motion),
     )
+
+
+def _registered_plan(
+    streams: Streams, encoding: str, spec: DepthSpec, size: tuple[int, int]
+) -> PairPlan:
+    ignored, camera = "", None
+    try:
+        camera = _camera(streams.color, streams.color_info, size)
+    except SourceError as err:
+        ignored = str(err)
+    return PairPlan(streams.color, streams.depth, encoding, spec, camera, None, ignored)
 
 
 def _depth_spec(streams: Streams, encoding: str) -> DepthSpec:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 from edge_fusion.frame import RgbdFrame
 
 from ..ledger import FrameRecord
+
+SALIENT = 0.5  # saliency from which on a pixel belongs to the salient region
 
 
 class Sink(Protocol):
@@ -52,3 +55,8 @@ class Onlooker(Sink, Protocol):
     def stop(self) -> None:
         """Begin to end; never waits.  ``close`` follows."""
         ...
+
+
+def on_standard_error(line: str) -> None:
+    """Where a sink says something to whoever started it, if nobody else listens."""
+    print(line, file=sys.stderr)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from typing import NamedTuple
 
 import numpy as np
@@ -33,14 +32,11 @@ class Beside:
 
     Args:
         sink: The sink; from now on it is used by this one's thread alone.
-        rate_hz: How many results it gets in a second at most; None: as many as it takes.
     """
 
-    def __init__(self, sink: Sink, rate_hz: float | None = None) -> None:
+    def __init__(self, sink: Sink) -> None:
         self._sink = sink
-        self._period_s = 1 / rate_hz if rate_hz else 0.0
         self._slot: LatestSlot[_Shown] = LatestSlot()
-        self._closing = threading.Event()
         self._error: EdgeFusionError | None = None
         self._thread = threading.Thread(target=self._work, name="edge-fusion-beside", daemon=True)
         self._thread.start()
@@ -60,14 +56,17 @@ class Beside:
             raise self._error
         self._slot.put(_Shown(frame, saliency, record))
 
+    def stop(self) -> None:
+        """Have the sink take what is waiting and close; waits for neither."""
+        self._slot.close()
+
     def close(self) -> None:
         """Close the sink, or leave it alone where it hangs; closing twice is allowed.
 
         Raises:
             OutputError: The sink failed.
         """
-        self._closing.set()
-        self._slot.close()
+        self.stop()
         self._thread.join(_FINISH_S)
         error, self._error = self._error, None
         if error is not None:
@@ -75,11 +74,9 @@ class Beside:
 
     def _work(self) -> None:
         try:
-            while not self._closing.is_set():
-                began = time.monotonic()
+            while True:
                 shown = self._slot.get()
                 self._sink.write(shown.frame, shown.saliency, shown.record)
-                self._closing.wait(max(0.0, began + self._period_s - time.monotonic()))
         except Closed:
             pass
         except Exception as err:

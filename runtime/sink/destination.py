@@ -76,6 +76,12 @@ def read_address(place: str, host: str, port: int, form: str) -> tuple[str, int]
         (('::1', 90), ('127.0.0.1', 80))
     """
     match = _PLACE.fullmatch(place)
+    if match and match["host"].isdigit() and not match["port"]:
+        raise OutputError(
+            f"'{place}' is no address to listen on",
+            expected=form,
+            cure=f"a port stands behind a colon: {form.partition(':')[0]}://:{match['host']}",
+        )
     if match is None or int(match["port"] or 0) > 65535:
         raise OutputError(
             f"'{place}' is no address to listen on",
@@ -83,6 +89,11 @@ def read_address(place: str, host: str, port: int, form: str) -> tuple[str, int]
             cure="an IPv6 address needs brackets, and ports end at 65535",
         )
     return match["host"].strip("[]") or host, int(match["port"] or port)
+
+
+def bracketed(host: str) -> str:
+    """A host as it stands in an address: an IPv6 one in brackets."""
+    return f"[{host}]" if ":" in host else host
 
 
 def _known(scheme: str, keys: Mapping[str, Key]) -> str:

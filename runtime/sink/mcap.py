@@ -34,6 +34,7 @@ _TYPES = {
     ros.INFO_TOPIC: CAMERA_INFO,
     ros.DEPTH_TOPIC: IMAGE,
     ros.RELATIVE_TOPIC: IMAGE,
+    ros.DEPTH_SPEC_TOPIC: ros.STRING,
     ros.SALIENCY_TOPIC: IMAGE,
     ros.OVERLAY_TOPIC: COMPRESSED,
     ros.RECORD_TOPIC: ros.STRING,
@@ -45,7 +46,9 @@ class McapRecording:
 
     The topics lie under ``/edge_fusion/``; ``rosbag://`` plays the file again, with the frames it
     was made of, and so do ``ros2 bag play`` and robot viewers.  Colour and depth are stored as they
-    are, saliency in 8 bits.
+    are, saliency in 8 bits.  Stamps always grow, so that it plays in the order of writing: from
+    where the source's time jumps back, as at the end of a loop, they go on; the record keeps the
+    source's own.
 
     The file grows hidden beside its destination and takes the name, and the place of an older file,
     only when it is finished.  Its space is taken from the disk before it is written to, so that a
@@ -66,6 +69,7 @@ class McapRecording:
         self._partial = partial_name(path)
         self._channels: dict[str, int] = {}
         self._frames = 0
+        self._clock = _Clock(round(1e9 / fps))
         self._damaged = False
         with writing(_WHAT, path):
             self._file = _ReservedFile(self._partial)
@@ -92,11 +96,11 @@ class McapRecording:
         """Append one frame.
 
         Raises:
-            OutputError: The disk is full or failed; what was written before is finished by
-                ``close``.
+            OutputError: The disk is full or failed, or the frame's time is none that ROS has; what
+                was written before is finished by ``close``.
         """
         assert self._writer is not None, "written to after close"
-        stamp_ns = ros.frame_stamp_ns(frame, self._fps)
+        stamp_ns = self._clock.growing_ns(ros.frame_stamp_ns(frame, self._fps))
         messages = [
             (topic, _serialised(topic, content))
             for topic, content in _contents(frame, saliency, record, stamp_ns)
@@ -146,7 +150,7 @@ def _contents(
     frame: RgbdFrame, saliency: NDArray[np.float32], record: FrameRecord, stamp_ns: int
 ) -> list[tuple[str, ros.Fields]]:
     """Topics and fields of one frame's messages."""
-    header = ros.header_fields(stamp_ns, ros.FRAME_ID)
+    header = ros.frame_header(frame, stamp_ns)
     found = [
         (ros.COLOR_TOPIC, ros.color_fields(frame, header)),
         ros.depth_fields(frame, header),
@@ -154,11 +158,32 @@ def _contents(
         (ros.OVERLAY_TOPIC, ros.overlay_fields(frame, saliency, header)),
         (ros.RECORD_TOPIC, ros.record_fields(record)),
     ]
+    if not frame.depth_spec.metric:
+        found.append((ros.DEPTH_SPEC_TOPIC, ros.depth_spec_fields(frame.depth_spec)))
     if frame.intrinsics is not None:
         size = (frame.rgb.shape[0], frame.rgb.shape[1])
         info = ros.camera_info_fields(frame.intrinsics, size, header)
         found.append((ros.INFO_TOPIC, info))
     return found
+
+
+class _Clock:
+    """Stamps that always grow: one that does not is moved behind the last, and so is the rest."""
+
+    def __init__(self, step_ns: int) -> None:
+        self._step_ns = step_ns
+        self._offset_ns = 0
+        self._last_ns: int | None = None
+
+    def growing_ns(self, stamp_ns: int) -> int:
+        last_ns, now_ns = self._last_ns, stamp_ns + self._offset_ns
+        if last_ns is not None and now_ns <= last_ns:
+            now_ns = last_ns + self._step_ns
+            self._offset_ns = now_ns - stamp_ns
+        elif last_ns is not None:
+            self._step_ns = now_ns - last_ns
+        self._last_ns = now_ns
+        return now_ns
 
 
 class _ReservedFile:

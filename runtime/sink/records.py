@@ -19,8 +19,7 @@ from edge_fusion.files import writing
 from edge_fusion.frame import RgbdFrame
 
 from ..ledger import FrameRecord
-
-SALIENT = 0.5  # saliency from which on a pixel belongs to the salient region
+from .base import SALIENT
 
 _DECIMALS = 4  # of milliseconds and shares: below what any of them means
 

@@ -17,16 +17,10 @@ from edge_fusion.frame import RgbdFrame
 from ..ledger import FrameRecord
 from ..ros import fields as ros
 from ..ros.node import OwnNode, fill
-from ..source.keys import Key, filled, one_of
 from .destination import read_destination
+from .keys import ROS2_KEYS
 
 FORM = "ros2:///TOPIC"
-KEYS = {
-    "encoding": Key(
-        one_of({"mono8": "mono8", "32FC1": "32FC1"}), "mono8|32FC1", "0..255, or 0..1 (mono8)"
-    ),
-    "frame_id": Key(filled, "NAME", f"coordinate frame of the results ({ros.FRAME_ID})"),
-}
 
 # Reliable and the newest alone: fits every subscriber, and none that is slow holds this one up.
 _QOS_DEPTH = 1
@@ -37,12 +31,12 @@ def open_ros2(destination: str) -> Ros2Publisher:
     """Open a publisher by its destination.
 
     Args:
-        destination: ``ros2:///TOPIC``, and of :data:`KEYS` what is wanted.
+        destination: ``ros2:///TOPIC``, and of :data:`.keys.ROS2_KEYS` what is wanted.
 
     Raises:
         OutputError: The destination is not of that form, or ROS 2 could not be joined.
     """
-    place, values = read_destination(destination, "ros2", KEYS)
+    place, values = read_destination(destination, "ros2", ROS2_KEYS)
     if len(place) < 2 or not place.startswith("/"):
         raise OutputError(f"destination '{destination}' names no topic", expected=FORM)
     return Ros2Publisher(place, **values)
@@ -96,9 +90,9 @@ class Ros2Publisher:
         """Publish one result to whoever listens.
 
         Raises:
-            OutputError: ROS 2 was shut down.
+            OutputError: ROS 2 was shut down, or the frame's time is none that ROS has.
         """
-        header = ros.header_fields(ros.frame_stamp_ns(frame, _FPS), self._frame_id)
+        header = ros.frame_header(frame, ros.frame_stamp_ns(frame, _FPS), self._frame_id)
         contents: tuple[tuple[type[Any], Callable[[], ros.Fields]], ...] = (
             (Image, lambda: ros.saliency_fields(saliency, header, self._encoding)),
             (CompressedImage, lambda: ros.overlay_fields(frame, saliency, header)),

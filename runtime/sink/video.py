@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from pathlib import Path
 
 import cv2
@@ -16,6 +15,7 @@ from edge_fusion.frame import RgbdFrame
 
 from ..ledger import FrameRecord
 from .overlay import depth_inset, draw_overlay
+from .room import check_room
 
 # Codecs every build of OpenCV carries; H.264 is missing from its wheels for licence reasons.
 CODECS = {".mp4": "mp4v", ".mkv": "mp4v", ".avi": "MJPG"}
@@ -23,6 +23,7 @@ CODECS = {".mp4": "mp4v", ".mkv": "mp4v", ".avi": "MJPG"}
 # OpenCV does not report a full disk, so a recording stops while there is room to finish it.
 RESERVE_BYTES = 16 * 2**20
 
+_SMALLEST = 2  # pixels; MPEG-4 stores colour at half the size
 _LONGEST_HOLD_S = 1.0  # a live source that pauses longer is cut, not frozen for the whole pause
 
 
@@ -115,6 +116,13 @@ class OverlayVideo:
             self._partial.unlink(missing_ok=True)
 
     def _open_writer(self, width: int, height: int) -> cv2.VideoWriter:
+        if min(width, height) < _SMALLEST:
+            raise OutputError(
+                f"frames are too small for the video '{self._path}'",
+                expected=f"{_SMALLEST} pixels or more each way",
+                got=f"{width}x{height}",
+                cure="write masks to a folder instead, which takes frames of any size",
+            )
         codec = CODECS[self._path.suffix.lower()]
         fourcc = cv2.VideoWriter.fourcc(*codec)
         writer = cv2.VideoWriter(str(self._partial), fourcc, self._fps, (width, height))
@@ -137,14 +145,8 @@ class OverlayVideo:
         return pictures
 
     def _check_room(self) -> None:
-        free = shutil.disk_usage(self._partial.parent).free
-        if free < RESERVE_BYTES:
-            raise OutputError(
-                f"no room left for the video '{self._path}'",
-                expected=f"{RESERVE_BYTES / 2**20:.0f} MiB free to finish it",
-                got=f"{free / 2**20:.1f} MiB; it ends after {self._written} pictures",
-                cure="free some space, or write to another disk",
-            )
+        pictures = f"{self._written} pictures"
+        check_room(f"the video '{self._path}'", self._partial, RESERVE_BYTES, pictures)
 
     def _check_readable(self) -> None:
         capture = cv2.VideoCapture(str(self._partial))

@@ -18,7 +18,6 @@ import math
 import re
 import secrets
 import socket
-import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -33,8 +32,9 @@ from edge_fusion.errors import OutputError
 from edge_fusion.frame import RgbdFrame
 
 from ..ledger import FrameRecord
-from ..source.keys import Key
-from .destination import read_address, read_destination
+from .base import on_standard_error
+from .destination import bracketed, read_address, read_destination
+from .keys import WEB_KEYS, token
 from .web_numbers import Numbers
 from .web_server import SPARE_CONNECTIONS, Server, Site
 from .web_views import Stage
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 FORM = "web://[HOST][:PORT]"
 
 _LOCAL_HOST, _PORT = "127.0.0.1", 8080
-_SHORTEST_TOKEN = 8
 _ACCEPT_POLL_S = 0.05
 _CLOSE_WITHIN_S = 0.3
 
@@ -61,7 +60,8 @@ class WebOptions:
             connect, one is made.
         fps: Pictures per second at most.
         clients: How many may look at a time.
-        stalled_s: Seconds without a new frame after which ``/healthz`` answers 503.
+        stalled_s: Seconds without a frame, be it the first one, after which ``/healthz`` answers
+            503.
 
     Raises:
         OutputError: A value is out of range, or the token is no token.
@@ -81,22 +81,6 @@ class WebOptions:
                 raise OutputError(f"web page: {name}", expected="above 0", got=f"{value:g}")
         if self.token:
             token(self.token)
-
-
-def token(text: str) -> str:
-    """A token as it is; ``ValueError`` where it is too short or would not survive in an address."""
-    if not re.fullmatch(rf"[A-Za-z0-9_.~-]{{{_SHORTEST_TOKEN},128}}", text):
-        raise ValueError("not a token")
-    return text
-
-
-#: What may stand behind the question mark.
-KEYS: dict[str, Key] = {
-    "token": Key(token, "SECRET", f"what to ask of clients: {_SHORTEST_TOKEN} or more of A-Z 0-9"),
-    "fps": Key(float, "RATE", "pictures per second at most (default 15)"),
-    "clients": Key(int, "COUNT", "how many may look at a time (default 16)"),
-    "stalled_s": Key(float, "SECONDS", "without a frame until /healthz says 503 (default 5)"),
-}
 
 
 class WebSink:
@@ -148,27 +132,31 @@ class WebSink:
     @property
     def destination(self) -> str:
         """Where it listens, without the token."""
-        return f"web://{_bracketed(self._host)}:{self.port}"
+        return f"web://{bracketed(self._host)}:{self.port}"
 
     @property
     def address(self) -> str:
         """What to open in a browser; holds the token."""
         host = _address_for_others(self._host)
         query = f"?token={self._token}" if self._token else ""
-        return f"http://{_bracketed(host)}:{self.port}/{query}"
+        return f"http://{bracketed(host)}:{self.port}/{query}"
 
     def write(self, frame: RgbdFrame, saliency: NDArray[np.float32], record: FrameRecord) -> None:
         """Show one result; takes microseconds, and keeps the newest result alone."""
         self._numbers.add(record, (frame.rgb.shape[1], frame.rgb.shape[0]))
         self._stage.show(frame, saliency)
 
+    def stop(self) -> None:
+        """Tell whoever looks that it is over; they leave by themselves."""
+        self._numbers.stop()
+        self._stage.close()
+
     def close(self) -> None:
         """Free the port and end every connection, within half a second."""
         thread, self._thread = self._thread, None
         if thread is None:
             return
-        self._numbers.stop()
-        self._stage.close()
+        self.stop()
         self._server.shutdown()
         self._server.server_close()
         self._server.hang_up(_CLOSE_WITHIN_S)
@@ -186,9 +174,9 @@ def open_web(
     """Open a live page and tell where it is.
 
     Args:
-        destination: ``web://[HOST][:PORT]``, and of :data:`KEYS` what is wanted.  Without a host
-            only this machine can look; with one that others can reach, a token is required and
-            made where none is given.
+        destination: ``web://[HOST][:PORT]``, and of :data:`.keys.WEB_KEYS` what is wanted.
+            Without a host only this machine can look; with one that others can reach, a token is
+            required and made where none is given.
         machine: See :class:`WebSink`.
         drops: See :class:`WebSink`.
         about: See :class:`WebSink`.
@@ -203,10 +191,10 @@ def open_web(
         'web://127.0.0.1'
         >>> sink.close()
     """
-    place, values = read_destination(destination, "web", KEYS)
+    place, values = read_destination(destination, "web", WEB_KEYS)
     host, port = read_address(place, _LOCAL_HOST, _PORT, FORM)
     sink = WebSink(WebOptions(host, port, **values), machine, drops, about)
-    (note or _on_standard_error)(f"live page: {sink.address}")
+    (note or on_standard_error)(f"live page: {sink.address}")
     return sink
 
 
@@ -237,7 +225,7 @@ def _listen(address: tuple[str, int], site: Site, options: WebOptions) -> Server
         return Server(address, site, options.clients + SPARE_CONNECTIONS)
     except OSError as err:
         free = options.port + 1 if 1024 <= options.port < 65535 else _PORT
-        another = f"{FORM.partition('[')[0]}{_bracketed(options.host)}:{free}"
+        another = f"{FORM.partition('[')[0]}{bracketed(options.host)}:{free}"
         raise OutputError(
             f"web page: cannot listen on port {options.port} of '{options.host}'",
             got=err.strerror or str(err),
@@ -255,14 +243,6 @@ def _address_for_others(host: str) -> str:
         except OSError:
             return socket.gethostname()
         return str(probe.getsockname()[0])
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
-
-
-def _on_standard_error(line: str) -> None:
-    print(line, file=sys.stderr)
 
 
 @lru_cache(maxsize=1)

@@ -37,7 +37,8 @@ class Numbers:
     """Counts and times of one stream; all methods may be called from any thread.
 
     Args:
-        stalled_after_s: Seconds without a new frame after which the stream counts as stalled.
+        stalled_after_s: Seconds without a frame, be it the first one, after which the stream
+            counts as stalled.
         machine: Gives the newest sample of the machine, or None; must return at once.
         drops: Gives the dropped frames by reason; must return at once.
     """
@@ -152,7 +153,8 @@ class Numbers:
         if self._stopping:
             return "stopping"
         if age_s is None:
-            return "starting"
+            waited_s = time.monotonic() - self._began_s
+            return "stalled" if waited_s > self._stalled_after_s else "starting"
         return "stalled" if age_s > self._stalled_after_s else "ok"
 
     def _roll(self) -> None:

@@ -15,14 +15,17 @@ import socketserver
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from .base import on_standard_error
 from .web_numbers import Numbers
 from .web_views import Moment, Stage
 
@@ -121,8 +124,14 @@ class Server(socketserver.ThreadingTCPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing of a client that left in the middle; report what is a mistake of ours."""
-        if not isinstance(sys.exc_info()[1], OSError):
-            super().handle_error(request, client_address)
+        err = sys.exc_info()[1]
+        if err is not None and not isinstance(err, OSError):
+            where = traceback.extract_tb(err.__traceback__)[-1]
+            # One line, and without the message: it may quote the request, and with it the token.
+            on_standard_error(
+                f"web page: {type(err).__name__} in {where.name}, line {where.lineno} of "
+                f"{Path(where.filename).name}, while answering {client_address[0]}"
+            )
 
     def hang_up(self, within_s: float) -> None:
         """End every connection, also those in the middle of a picture, and wait for the threads."""
@@ -161,7 +170,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer what there is to get."""
-        parts = urlsplit(self.path)
+        try:
+            parts = urlsplit(self.path)
+        except ValueError:
+            self._refuse(HTTPStatus.BAD_REQUEST, "that is no address")
+            return
         refusal = self._refusal(parts.query)
         if refusal is not None:
             self._refuse(*refusal)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from edge_fusion.errors import OutputError
 from edge_fusion.frame import RgbdFrame
 
+from .base import SALIENT
 from .overlay import Image, colour_depth, draw_overlay
 from .pace import Pace
 
@@ -21,7 +22,6 @@ JPEG_QUALITY = 80  # 40 to 60 kB at 640x480; 90 doubles that for differences nob
 
 _WIDEST_OVERLAY = 1280  # pixels; what a browser would shrink anyway costs time and air
 _WIDEST_PLANE = 480  # depth and saliency are looked at small, and depth is dear to colour
-_SALIENT = 0.5
 
 
 @dataclass(eq=False)
@@ -58,7 +58,7 @@ class Moment:
 
     def salient_share(self) -> float:
         """Share of the pixels whose saliency is at least one half, 0..1."""
-        return float(np.count_nonzero(self.saliency >= _SALIENT)) / self.saliency.size
+        return float(np.count_nonzero(self.saliency >= SALIENT)) / self.saliency.size
 
 
 def _overlay(frame: RgbdFrame, saliency: NDArray[np.float32]) -> Image:

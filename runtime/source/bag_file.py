@@ -9,14 +9,16 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Collection, Generator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
-from mcap.records import Channel, Message, Schema
-from mcap.stream_reader import StreamReader
+from mcap.reader import make_reader
+from mcap.records import Channel, Chunk, McapRecord, Message, Schema
+from mcap.stream_reader import StreamReader, breakup_chunk
 from rosbags.rosbag1 import Reader as Reader1
 from rosbags.rosbag2 import Reader as Reader2
 from rosbags.typesys import Stores, get_typestore
@@ -29,6 +31,7 @@ from ..ros.camera import ReadStamp, cdr_stamp_ns, ros1_stamp_ns
 SUFFIXES = (".mcap", ".db3", ".bag")
 _METADATA = "metadata.yaml"
 _BLOCK = 1 << 20
+_MOST_CHUNK = 1 << 30  # bytes, unpacked: recorders make chunks of a few MB, a bomb any size
 
 
 class RawMessage(NamedTuple):
@@ -59,7 +62,7 @@ class Bag(Protocol):
         """The messages of some topics, as they were recorded.
 
         Raises:
-            SourceError: The recording breaks off or is damaged; all before was delivered.
+            SourceError: The recording breaks off or is damaged; what could be read was delivered.
         """
         ...
 
@@ -137,7 +140,22 @@ def _open_folder(folder: Path) -> Bag:
         except SourceError:
             if not files:  # compressed ones, which rosbags alone unpacks
                 raise
-    return _Chain([_open_file(file) for file in files])
+    return _open_chain(files)
+
+
+def _open_chain(files: Iterable[Path]) -> Bag:
+    """The files that can be opened; the first that cannot is told at the end of reading."""
+    bags: list[Bag] = []
+    broken: SourceError | None = None
+    with ExitStack() as opened:
+        for file in files:
+            try:
+                bags.append(opened.enter_context(closing(_open_file(file))))
+            except SourceError as err:
+                broken = broken or err
+        if broken is not None and not bags:
+            raise broken
+        return _Chain(bags, broken, opened.pop_all())
 
 
 def _open_file(path: Path) -> Bag:
@@ -161,6 +179,8 @@ class _Indexed:
     def __init__(self, reader: Any, path: Path) -> None:
         self._reader, self._path = reader, path
         try:
+            for file in path.glob("*.mcap") if path.is_dir() else [path]:
+                _check_chunks(file)
             reader.open()
         except Exception as err:  # rosbags raises whatever the damaged bytes lead it to
             raise SourceError(
@@ -244,8 +264,7 @@ class _SequentialMcap(_Sequential):
         schemas: dict[int, str] = {}
         channels: dict[int, str] = {}
         with self._path.open("rb") as file:
-            used = _Used(file)
-            for record in StreamReader(used, validate_crcs=True).records:  # type: ignore[arg-type]
+            for record in self._unpacked(file):
                 if isinstance(record, Schema):
                     schemas[record.id] = record.name
                 elif isinstance(record, Channel) and record.message_encoding == "cdr":
@@ -254,6 +273,35 @@ class _SequentialMcap(_Sequential):
                 elif isinstance(record, Message) and record.channel_id in channels:
                     topic = channels[record.channel_id]
                     yield RawMessage(topic, record.log_time, record.data)
+
+    def _unpacked(self, file: BinaryIO) -> Iterator[McapRecord]:
+        reader = StreamReader(
+            _Used(file),  # type: ignore[arg-type]  # it needs read
+            emit_chunks=True,
+            validate_crcs=True,
+        )
+        for record in reader.records:
+            if isinstance(record, Chunk):
+                _check_chunk(record.uncompressed_size)
+                yield from breakup_chunk(record, validate_crc=True)
+            else:
+                yield record
+
+
+def _check_chunks(path: Path) -> None:
+    """Refuse an MCAP file by the sizes in its index, as rosbags unpacks whatever there is."""
+    with path.open("rb") as file:
+        try:
+            summary = make_reader(file).get_summary()
+        except Exception:  # no MCAP, or a broken one: whoever reads it says so
+            return
+        for chunk in summary.chunk_indexes if summary else ():
+            _check_chunk(chunk.uncompressed_size)
+
+
+def _check_chunk(size: int) -> None:
+    if size > _MOST_CHUNK:
+        raise ValueError(f"a chunk of {size} bytes, more than the {_MOST_CHUNK} that are unpacked")
 
 
 class _Used:
@@ -301,10 +349,10 @@ _SEQUENTIAL: dict[str, type[_Sequential]] = {".mcap": _SequentialMcap, ".db3": _
 
 
 class _Chain:
-    """The files of one recording, one after another."""
+    """The files of one recording, one after another; a broken one does not hide the next."""
 
-    def __init__(self, bags: list[Bag]) -> None:
-        self._bags = bags
+    def __init__(self, bags: list[Bag], broken: SourceError | None, opened: ExitStack) -> None:
+        self._bags, self._broken, self._opened = bags, broken, opened
 
     @property
     def topics(self) -> dict[str, Topic]:
@@ -316,18 +364,23 @@ class _Chain:
         return found
 
     def messages(self, topics: Collection[str]) -> Generator[RawMessage, None, None]:
+        broken = self._broken
         for bag in self._bags:
-            yield from bag.messages(topics)
+            try:
+                yield from bag.messages(topics)
+            except SourceError as err:
+                broken = broken or err
+        if broken is not None:
+            raise broken
 
     def close(self) -> None:
-        for bag in self._bags:
-            bag.close()
+        self._opened.close()
 
 
 def _broken(path: Path, delivered: int, err: Exception) -> SourceError:
     return SourceError(
         f"the recording '{path}' is damaged or breaks off",
         got=f"{str(err) or type(err).__name__} after {delivered} messages",
-        cure="what lies before was delivered; was its recorder killed, or the copy cut short? "
+        cure="what could be read was delivered; was its recorder killed, or the copy cut short? "
         "mcap recover or ros2 bag reindex make it whole",
     )

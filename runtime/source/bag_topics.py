@@ -9,7 +9,7 @@ from typing import Any
 from edge_fusion.errors import SourceError
 
 from ..ros.camera import CAMERA_INFO
-from ..ros.fields import RESULT_TOPICS
+from ..ros.fields import RELATIVE_TOPIC, RESULT_TOPICS
 from ..ros.images import COMPRESSED, IMAGE, Kind, base_topic, kind_of
 from .bag_file import Bag, Dialect, Topic
 
@@ -120,6 +120,8 @@ def _candidates(bag: Bag, dialect: Dialect, taken: set[str]) -> dict[Kind, list[
             continue
         message = first_message(bag, dialect, name)
         kind = kind_of(message) if message is not None else None
+        if message is not None and name == RELATIVE_TOPIC:
+            kind = "depth"  # in 8 bits it looks like a grey image
         if kind:
             found[kind].setdefault(base, name)
     return {kind: list(names.values()) for kind, names in found.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from edge_fusion.errors import SourceError
 
 from .cameras import CameraOptions, CameraSource, Open
 from .capture import open_camera, open_rtsp
-from .credentials import without_credentials
+from .credentials import HIDDEN, without_credentials
 from .keys import DEPTH_KEYS, Key, filled, size
 from .v4l2 import DepthDevice
 from .video import query_of
@@ -138,9 +139,9 @@ def device(text: str) -> Path:
 
 
 def _is_rtsp(text: str) -> bool:
-    if "://" in text and not text.startswith((_RTSP, _V4L2)):
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", text) and not text.startswith((_RTSP, _V4L2)):
         raise SourceError(
-            f"depth camera '{without_credentials(text)}'",
+            f"depth camera '{without_credentials(text) if '://' in text else HIDDEN}'",
             expected=f"{_RTSP}ADDRESS, or a device such as /dev/video2",
         )
     return text.startswith(_RTSP)

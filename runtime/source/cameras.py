@@ -33,6 +33,7 @@ from .video import check_first, declared_depth
 Open = Callable[[], Grabber]
 
 _WAIT_S = 0.25  # how often whoever reads may end the stream while nothing comes
+_LOOKS = 3  # many a camera's first image is damaged
 _GRACE_S = 0.5  # a driver that waits as long as we do knows better what was wrong
 _FAREWELL_S = 0.4  # how long to wait for the readers at the end; a driver may hold them longer
 # What a connection had buffered before we read comes at once, and is old.
@@ -62,9 +63,15 @@ class CameraOptions:
         if not 0.1 <= self.timeout_s <= 600:
             raise SourceError("timeout", expected="0.1 to 600 s", got=f"{self.timeout_s:g}")
         if self.tolerance_s is not None and not 0 <= self.tolerance_s <= 10:
-            raise SourceError("tolerance", expected="0 to 10000 ms", got=f"{self.tolerance_s:g} s")
+            raise SourceError(
+                "tolerance_ms", expected="0 to 10000", got=f"{1000 * self.tolerance_s:g}"
+            )
         if not -10 <= self.depth_delay_s <= 10:
-            raise SourceError("depth_delay", expected="-10000 to 10000 ms")
+            raise SourceError(
+                "depth_delay_ms",
+                expected="-10000 to 10000",
+                got=f"{1000 * self.depth_delay_s:g}",
+            )
 
 
 class CameraSource:
@@ -138,17 +145,25 @@ class CameraSource:
             connection.close()
 
     def _opened(self) -> _Connection:
-        """Connect, and look at the first pair while whoever started us is there to be told."""
+        """Connect, and look at the first pairs while whoever started us is there to be told."""
         connection = self._connect()
         try:
-            while (pair := connection.next_pair(_WAIT_S)) is None:
-                pass
-            check_first(self._arrival(pair), self._uri)
+            self._look_at(connection)
         except BaseException:
             connection.close()
             raise
         weakref.finalize(self, connection.end)
         return connection
+
+    def _look_at(self, connection: _Connection) -> None:
+        for left in reversed(range(_LOOKS)):
+            while (pair := connection.next_pair(_WAIT_S)) is None:
+                pass
+            try:
+                return check_first(self._arrival(pair), self._uri)
+            except SourceError:
+                if not left:
+                    raise
 
     def _arrival(self, pair: _Pair) -> Arrival:
         color, depth = pair
@@ -267,7 +282,7 @@ class _Connection:
                 f"colour and depth of '{self._uri}' never come together",
                 expected=f"a pair within {self._timeout_s:g} s",
                 got=counts,
-                cure="give depth_delay=MILLISECONDS if depth comes later, or a larger tolerance",
+                cure="give depth_delay_ms=MS if depth comes later, or a larger tolerance_ms=MS",
             )
 
     def _run(self, name: str, open_stream: Open, push: Callable[..., Any]) -> None:
@@ -293,7 +308,10 @@ class _Connection:
         number = -1
         while not self._ended.is_set():
             began = time.monotonic()
-            if not grabber.grab():
+            while (grabbed := grabber.grab()) is None:
+                if self._ended.is_set():
+                    return
+            if not grabbed:
                 raise SourceError(
                     f"{name} of '{self._uri}' was lost",
                     got="no further image: the camera closed the stream, or sent nothing for "

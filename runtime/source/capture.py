@@ -19,25 +19,25 @@ from numpy.typing import NDArray
 from edge_fusion.errors import FrameError, SourceError
 
 from .credentials import without_credentials
+from .image import decode_image
 
 Pixels = NDArray[Any]
 
 _GREY_16, _GREY_8 = 0x10003159, 0x30303859  # FFmpeg's pixel formats gray16le and gray
 _GREY_LEVELS = 3  # how far apart a lossy codec brings the channels of grey
-_VARIED = 2.0  # standard deviation of an image that shows something
 _SPARSE = np.s_[::4, ::4]  # enough of an image to tell colour from grey
 _QUIET = 2  # OpenCV's log level for errors alone
 
 _SWAPPED = "are the two streams swapped?"
 
 
-def _from_jpeg(pixels: Pixels) -> Pixels | None:
-    bgr = cv2.imdecode(pixels.reshape(-1), cv2.IMREAD_COLOR)
-    return None if bgr is None else cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+def _from_jpeg(pixels: Pixels) -> Pixels:
+    image = decode_image(pixels.reshape(-1), "it")
+    return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB if image.ndim == 2 else cv2.COLOR_BGR2RGB)
 
 
 #: Layouts of colour and how they become red, green, blue; four letters are V4L2's own names.
-_TO_RGB: dict[str, Callable[[Pixels], Pixels | None]] = {
+_TO_RGB: dict[str, Callable[[Pixels], Pixels]] = {
     "bgr": lambda pixels: cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB),
     "YUYV": lambda pixels: cv2.cvtColor(pixels, cv2.COLOR_YUV2RGB_YUYV),
     "UYVY": lambda pixels: cv2.cvtColor(pixels, cv2.COLOR_YUV2RGB_UYVY),
@@ -71,12 +71,9 @@ class Still:
                 cure=_SWAPPED,
             )
         try:
-            rgb = _TO_RGB[self.layout](self.pixels)
-        except cv2.error as err:
-            raise _damaged(f"colour of '{name}'") from err
-        if rgb is None:
-            raise _damaged(f"colour of '{name}'")
-        return np.asarray(rgb, np.uint8)
+            return np.asarray(_TO_RGB[self.layout](self.pixels), np.uint8)
+        except (cv2.error, FrameError) as err:
+            raise FrameError(f"colour of '{name}'", got="a damaged image") from err
 
     def depth(self, name: str) -> NDArray[Any]:
         """The depth, (H, W) uint8 or uint16 as stored.
@@ -94,26 +91,19 @@ class Still:
         return np.ascontiguousarray(rgb[..., 1])  # of the three the least hurt by a lossy codec
 
 
-def _damaged(what: str) -> FrameError:
-    return FrameError(what, got="a damaged image")
-
-
 def _colourful(rgb: NDArray[np.uint8]) -> bool:
     sparse = rgb[_SPARSE].astype(np.int16)
     return bool(np.ptp(sparse, axis=2).mean() > _GREY_LEVELS)
 
 
-def shows_no_colour(rgb: NDArray[np.uint8]) -> bool:
-    """Whether an image shows something, and that only in shades of grey."""
-    sparse = rgb[_SPARSE].astype(np.int16)
-    return bool(np.ptp(sparse, axis=2).max() <= _GREY_LEVELS and sparse.std() > _VARIED)
-
-
 class Grabber(Protocol):
     """An open stream of images, used by one thread."""
 
-    def grab(self) -> bool:
-        """Wait for the next image; False: the stream is at its end, lost, or silent for long."""
+    def grab(self) -> bool | None:
+        """Wait for the next image; False: the stream is at its end, lost, or silent for long.
+
+        None: there is none yet, and whoever waits may give up.
+        """
         ...
 
     def retrieve(self) -> Still | None:

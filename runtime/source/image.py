@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,15 @@ RGB_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp
 DEPTH_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".npy", ".pgm", ".png", ".tif", ".tiff")
 MASK_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".npy", ".pgm", ".png", ".tif", ".tiff")
 
+#: Pixels of the largest image that is decoded: a few kilobytes can claim to be gigabytes.
+MOST_PIXELS = 64_000_000
+
 _SWAPPED = "are the two streams swapped?"
 _MASK_LEVEL = 127
+
+_PNG, _PNG_SIZE_AT = b"\x89PNG", 16
+_MARKER = 0xFF
+_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # the others are tables
 
 # What a whole file ends with.  Decoders fill what is missing with grey and say nothing.
 _ENDINGS: dict[bytes, tuple[bytes, int]] = {
@@ -138,11 +146,19 @@ def decode_image(content: bytes | NDArray[np.uint8], name: object) -> NDArray[An
         name: What to call it in messages.
 
     Raises:
-        FrameError: It is cut off, damaged, or no image.
+        FrameError: It is cut off, damaged, no image, or a PNG or JPEG of more than
+            :data:`MOST_PIXELS`.
     """
     stored = np.frombuffer(content, np.uint8)
     if not stored.size:
         raise FrameError(f"cannot decode '{name}'", got="no bytes at all")
+    width, height = _told_size(stored.data)
+    if width * height > MOST_PIXELS:
+        raise FrameError(
+            f"cannot decode '{name}'",
+            expected=f"at most {MOST_PIXELS // 1_000_000} million pixels",
+            got=f"{width}x{height}, as its header says",
+        )
     for start, (ending, reach) in _ENDINGS.items():
         cut_off = ending not in stored[-reach:].tobytes()
         if stored[: len(start)].tobytes() == start and cut_off:
@@ -158,6 +174,25 @@ def decode_image(content: bytes | NDArray[np.uint8], name: object) -> NDArray[An
             f"cannot decode '{name}'", got="no image, or a damaged one", cure="copy it again"
         )
     return image
+
+
+def _told_size(stored: memoryview) -> tuple[int, int]:
+    """Width and height that the header of a PNG or JPEG tells; 0, 0: it is neither, or damaged."""
+    try:
+        if bytes(stored[: len(_PNG)]) == _PNG:
+            width, height = struct.unpack_from(">II", stored, _PNG_SIZE_AT)
+            return int(width), int(height)
+        at = 2 if bytes(stored[:2]) == b"\xff\xd8" else len(stored)
+        while stored[at] == _MARKER:
+            marker = stored[at + 1]
+            if marker in _JPEG_FRAMES:
+                height, width = struct.unpack_from(">HH", stored, at + 5)
+                return int(width), int(height)
+            # A marker may be preceded by any number of fill bytes.
+            at += 1 if marker == _MARKER else 2 + struct.unpack_from(">H", stored, at + 2)[0]
+    except (IndexError, struct.error):  # it ends first: the decoder says so
+        pass
+    return 0, 0
 
 
 def _single_channel(image: NDArray[Any], path: Path, what: str) -> NDArray[Any]:

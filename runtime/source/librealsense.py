@@ -64,7 +64,7 @@ class Image:
         number: The hardware's frame number.
         stamp_ns: The device's time.
         clock: Which clock that is: ``hardware_clock``, ``system_time`` or ``global_time``.
-        host_ns: When it reached the computer, by one clock for both streams.
+        driver_ns: When it reached the computer, by the driver's clock; None: it does not say.
         arrival_ns: ``time.monotonic_ns()`` when it reached us.
         unit_m: Metres per unit of depth; 0 for colour.
     """
@@ -74,7 +74,7 @@ class Image:
     number: int
     stamp_ns: int
     clock: str
-    host_ns: int
+    driver_ns: int | None
     arrival_ns: int
     unit_m: float
 
@@ -141,9 +141,9 @@ class Inbox:
     def _copied(self, frame: Any) -> Image:
         arrival_ns = time.monotonic_ns()
         stamp_ns = round(frame.get_timestamp() * 1e6)
-        host_ns = arrival_ns if self._live else stamp_ns
+        driver_ns: int | None = None
         if frame.supports_frame_metadata(self._arrived):
-            host_ns = frame.get_frame_metadata(self._arrived) * 1_000_000
+            driver_ns = frame.get_frame_metadata(self._arrived) * 1_000_000
         is_depth = frame.is_depth_frame()
         return Image(
             stream="depth" if is_depth else "color",
@@ -151,7 +151,7 @@ class Inbox:
             number=frame.get_frame_number(),
             stamp_ns=stamp_ns,
             clock=frame.get_frame_timestamp_domain().name,
-            host_ns=host_ns,
+            driver_ns=driver_ns,
             arrival_ns=arrival_ns if self._live else 0,
             # A float32: six digits are what it was set to.
             unit_m=float(f"{frame.as_depth_frame().get_units():.6g}") if is_depth else 0.0,

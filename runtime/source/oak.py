@@ -25,6 +25,7 @@ from edge_fusion.frame import Intrinsics, RgbdFrame
 from edge_fusion.spec import DepthSpec
 
 from .base import Arrival, Arrivals, decoded
+from .silence import Silence
 
 SIZE, FPS, TIMEOUT_S = (640, 480), 30.0, 5.0
 MONO_SIZE = (640, 400)  # of the stereo pair: the native size of every OAK, or a binned one
@@ -34,6 +35,7 @@ MILLIMETRES = DepthSpec(scale_to_m=0.001)
 _WAIT = timedelta(milliseconds=200)
 _STOP_S = 2.0
 _ROOM = 4  # pairs that may wait; then the oldest is forgotten
+_SILENT = "plug it in again, into a USB 3 port with enough power, or use a lower fps"
 _MISSING = "pairs missing by number"
 _IN_USE = "X_LINK_BOOTED"
 _UDEV = (
@@ -225,11 +227,13 @@ class OakCamera:
             SourceError: The camera is not there, in use, gone, or sends nothing.
         """
         with self._border(), self._running() as (pipeline, queue):
-            since, last = time.monotonic(), None
+            silence, last = Silence(self._name, self._timeout_s, _SILENT), None
             while True:
                 group = queue.get(_WAIT)
+                if group is None and not pipeline.isRunning():
+                    raise self._gone()
+                silence.check(heard=group is not None)
                 if group is None:
-                    self._check(pipeline, time.monotonic() - since)
                     yield None
                     continue
                 color, depth = group["color"], group["depth"]
@@ -237,18 +241,8 @@ class OakCamera:
                 if last is not None and number > last + 1:
                     self._counts[_MISSING] += number - last - 1
                 last = number
-                yield _arrival(self._mxid or "oak", color, depth)
-                since = time.monotonic()
-
-    def _check(self, pipeline: Any, silent_s: float) -> None:
-        """Raise where nothing is to be expected any more."""
-        if not pipeline.isRunning():
-            raise self._gone()
-        if silent_s > self._timeout_s:
-            raise SourceError(
-                f"{self._name} sent no pair for {self._timeout_s:g} s",
-                cure="plug it in again, into a USB 3 port with enough power, or use a lower fps",
-            )
+                with silence.paused():
+                    yield _arrival(self._mxid or "oak", color, depth)
 
     @property
     def _name(self) -> str:

@@ -16,10 +16,11 @@ from typing import Any
 from edge_fusion.errors import SourceError
 from edge_fusion.frame import RgbdFrame
 
-from .base import Arrivals, decoded
+from .base import Arrival, Arrivals, decoded
 from .librealsense import Inbox, PlaybackGate, load_sdk, streaming
-from .realsense_pairs import Account, Pairs, Silence, check_complete
+from .realsense_pairs import Account, Pairs, check_complete
 from .realsense_streams import Mode, Streams, choose_streams
+from .silence import Silence
 
 SUFFIXES = (".db3", ".bag")
 SIZE, FPS, TIMEOUT_S = (640, 480), 30, 5.0
@@ -31,6 +32,11 @@ _UDEV = (
     "and plug the camera in again"
 )
 _HELD = "another program holds the camera: end it, or unplug the camera and plug it in again"
+_SILENT = (
+    "plug the camera in again, into a USB 3 port of its own; where only one stream fails, try "
+    "another size or fps"
+)
+_STUCK = "is the disk that holds it still there, and fast enough?"
 #: What a message of the SDK contains, and the cure.
 _CURES = {
     "busy": _HELD,
@@ -140,7 +146,7 @@ class RealSenseCamera:
         inbox = Inbox(_ROOM, live=True)
         pairs = self._account.open(Pairs(streams, inbox, _serial(device)))
         with _border(name), streaming(streams, inbox):
-            silence = Silence(name, self._timeout_s, pairs)
+            silence = Silence(name, self._timeout_s, _SILENT, pairs.describe)
             while True:
                 image = inbox.take(_WAIT_S)
                 if image is None and not device.is_connected():
@@ -149,9 +155,9 @@ class RealSenseCamera:
                         cure="plug it in again; if nobody unplugged it, its cable, its hub or its "
                         "power supply is weak",
                     )
-                arrived = [None] if image is None else [*pairs.take(image)]
-                silence.check(heard=image is not None and bool(arrived))
-                for arrival in arrived:
+                arrived: Sequence[Arrival | None] = [] if image is None else [*pairs.take(image)]
+                silence.check(heard=bool(arrived))
+                for arrival in arrived or [None]:
                     with silence.paused():
                         yield arrival
 
@@ -246,7 +252,7 @@ class RealSenseRecording:
             pairs = self._account.open(Pairs(streams, inbox, self._path.stem))
             reached_ns = 0
             with streaming(streams, inbox, gate):
-                silence = Silence(name, self._timeout_s, pairs)
+                silence = Silence(name, self._timeout_s, _STUCK, pairs.describe)
                 while True:
                     over = gate.ended.is_set()  # before the last look into the inbox
                     image = inbox.take(0 if over else _WAIT_S)
@@ -254,7 +260,10 @@ class RealSenseRecording:
                         break
                     reached_ns = max(reached_ns, device.get_position())
                     silence.check(heard=image is not None)
-                    for arrival in [None] if image is None else pairs.take(image):
+                    arrived: Sequence[Arrival | None] = (
+                        [] if image is None else [*pairs.take(image)]
+                    )
+                    for arrival in arrived or [None]:
                         with silence.paused():
                             yield arrival
                 length_s = device.get_duration().total_seconds()

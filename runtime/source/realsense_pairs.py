@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -66,16 +65,22 @@ class Pairs:
         if last is not None and image.number > last.number + 1:
             missing = image.number - last.number - 1
             self._lost[f"{NAMES[image.stream]} images missing by number"] += missing
-        one_clock = len({one.clock for one in self._last.values()}) == 1
-        if not one_clock:
+        stamp_ns = image.stamp_ns
+        if len({one.clock for one in self._last.values()}) > 1:
             self._lost["images timed by their arrival: the streams' clocks differ"] += 1
-        stamp_ns = image.stamp_ns if one_clock else image.host_ns
+            stamp_ns = self._arrived_ns(image)
         pairer = self._pairer
         return self._arrivals(
             pairer.color(stamp_ns, image)
             if image.stream == "color"
             else pairer.depth(stamp_ns, image)
         )
+
+    def _arrived_ns(self, image: Image) -> int:
+        """When an image reached the computer, by one clock for both streams."""
+        if image.driver_ns and all(one.driver_ns for one in self._last.values()):
+            return image.driver_ns
+        return image.arrival_ns or image.stamp_ns  # a recording does not know when it was made
 
     def flush(self) -> Iterator[Arrival]:
         """The pairs that still waited; both streams are at their end."""
@@ -120,43 +125,6 @@ class Account:
         self._past = Counter(self.counts)
         self._pairs = pairs
         return pairs
-
-
-class Silence:
-    """Notices that nothing came for too long.
-
-    Args:
-        name: What is listened to, for the message.
-        timeout_s: How long it may be silent.
-        pairs: What came of it.
-    """
-
-    def __init__(self, name: str, timeout_s: float, pairs: Pairs) -> None:
-        self._name, self._timeout_s, self._pairs = name, timeout_s, pairs
-        self._since = time.monotonic()
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """The time in which nobody asks for a pair does not count."""
-        began = time.monotonic()
-        yield
-        self._since += time.monotonic() - began
-
-    def check(self, heard: bool) -> None:
-        """Note whether something came.
-
-        Raises:
-            SourceError: Nothing did for too long.
-        """
-        if heard:
-            self._since = time.monotonic()
-        elif time.monotonic() - self._since > self._timeout_s:
-            raise SourceError(
-                f"{self._name} sent no pair for {self._timeout_s:g} s",
-                got=self._pairs.describe(),
-                cure="plug the camera in again, into a USB 3 port of its own; where only one "
-                "stream fails, try another size or fps",
-            )
 
 
 def check_complete(name: str, path: Path, pairs: Pairs, reached_s: float, length_s: float) -> None:

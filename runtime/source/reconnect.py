@@ -11,7 +11,7 @@ from edge_fusion.errors import SourceError
 from edge_fusion.frame import RgbdFrame
 
 from .arrivals import arrivals_of
-from .base import Arrivals, CountingSource, Source, decoded
+from .base import Arrival, Arrivals, CountingSource, Source, decoded
 
 _GLANCE_S = 0.25  # how often whoever reads may end the stream while nothing comes
 
@@ -34,8 +34,8 @@ class ReconnectOptions:
 class Reconnecting:
     """A live source that is opened again when it fails after it has worked.
 
-    One that cannot be opened to begin with fails at once: that is a wrong name or a missing cable,
-    and whoever started the program is still there to be told.
+    It has worked once it gave a pair.  What fails before that is a wrong name, a busy device or a
+    missing cable: it fails at once, for whoever started the program is still there to be told.
 
     Args:
         open: Opens the source; called again after every loss.
@@ -59,6 +59,7 @@ class Reconnecting:
         self._uri = self._source.uri
         self._past: dict[str, int] = {}
         self._lost = self._reconnects = 0
+        self._worked = False
 
     @property
     def uri(self) -> str:
@@ -84,49 +85,66 @@ class Reconnecting:
         """Every pair of every connection; None while there is none.
 
         Raises:
-            SourceError: It stayed lost for longer than the options allow.
+            SourceError: It never gave a pair, or stayed lost for longer than the options allow.
         """
+        search: _Search | None = None  # from a loss to the first pair after it
         while True:
             try:
-                yield from self._until_lost()
+                if self._source is None:
+                    self._source = self._open()
+                with closing(arrivals_of(self._source)) as arrivals:
+                    for arrival in arrivals:
+                        if isinstance(arrival, Arrival):
+                            self._found(search)
+                            search = None
+                        yield arrival
                 return  # a live source that ends by itself has ended
             except SourceError as err:
-                loss = err
-            self._lost += 1
-            self._past, self._source = self._summed(), None
-            self._note(f"lost {self._uri}: {loss.what}")
-            yield from self._search(loss)
+                self._past, self._source = self._summed(), None
+                if not self._worked:
+                    raise
+                if search is None:
+                    search = self._missed(err)
+                elif search.hopeless:
+                    raise self._given_up(err) from err
+            yield from search.rest()
+
+    def _found(self, search: _Search | None) -> None:
+        """It gave a pair: not before that is a connection known to be of any use."""
+        self._worked = True
+        if search is not None:
             self._reconnects += 1
             self._note(f"found {self._uri} again")
 
-    def _until_lost(self) -> Arrivals:
-        assert self._source is not None
-        with closing(arrivals_of(self._source)) as arrivals:
-            yield from arrivals
+    def _missed(self, loss: SourceError) -> _Search:
+        self._lost += 1
+        self._note(f"lost {self._uri}: {loss}")
+        return _Search(self._options)
 
-    def _search(self, loss: SourceError) -> Iterator[None]:
-        """Try to open it again until that works."""
-        began, pause_s = time.monotonic(), self._options.first_s
-        while self._source is None:
-            yield from _rest(pause_s)
-            try:
-                self._source = self._open()
-            except SourceError as err:
-                loss = err
-            patience_s = self._options.patience_s
-            if self._source is None and patience_s is not None:
-                gone_s = time.monotonic() - began
-                if gone_s > patience_s:
-                    raise SourceError(
-                        f"'{self._uri}' is lost",
-                        expected=f"it back within {patience_s:g} s",
-                        got=str(loss),
-                    ) from loss
-            pause_s = min(2 * pause_s, self._options.longest_s)
+    def _given_up(self, loss: SourceError) -> SourceError:
+        return SourceError(
+            f"'{self._uri}' is lost",
+            expected=f"it back within {self._options.patience_s:g} s",
+            got=str(loss),
+        )
 
 
-def _rest(seconds: float) -> Iterator[None]:
-    until = time.monotonic() + seconds
-    while (left_s := until - time.monotonic()) > 0:
-        time.sleep(min(left_s, _GLANCE_S))
-        yield None
+class _Search:
+    """How long a source has been away, and the pauses between attempts to get it back."""
+
+    def __init__(self, options: ReconnectOptions) -> None:
+        self._options, self._pause_s = options, options.first_s
+        self._began = time.monotonic()
+
+    @property
+    def hopeless(self) -> bool:
+        patience_s = self._options.patience_s
+        return patience_s is not None and time.monotonic() - self._began > patience_s
+
+    def rest(self) -> Iterator[None]:
+        """Pause before the next attempt, longer every time."""
+        until = time.monotonic() + self._pause_s
+        self._pause_s = min(2 * self._pause_s, self._options.longest_s)
+        while (left_s := until - time.monotonic()) > 0:
+            time.sleep(min(left_s, _GLANCE_S))
+            yield None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Generator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,13 +24,13 @@ from ..ros.node import OwnNode
 from ..ros.pairs import PairPlan, Streams, pair_id, plan_pairs
 from ..sync import NearestPairer
 from .base import Arrival, Arrivals, decoded
-from .ros_options import RosOptions, options_from_query, uri_of
+from .ros_options import UNREADABLE, UNUSED_INFO, RosOptions, options_from_query, uri_of
 
 _GLANCE_S = 0.2  # how often whoever reads may end the stream
 _GRACE_S = 0.5  # for a CameraInfo that was not asked for by name
 _LISTED = 12  # topics named in a message
 _IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
-UNREADABLE = "unreadable messages"
+_WAITING = 32  # depth may come a second after its colour, over a network or made by another node
 
 
 def open_ros2(path: str, query: Mapping[str, Any]) -> Ros2Source:
@@ -107,21 +108,22 @@ class Ros2Source:
                 cure="are ROS_DOMAIN_ID and RMW_IMPLEMENTATION those of the camera's node?",
             ) from err
         with node:
-            listener = _Listener(node, self._options)
-            yield from self._pairs(listener)
+            listener, clock = _Listener(node, self._options), _AskedClock()
+            with closing(self._pairs(listener, clock)) as pairs:
+                yield from clock.runs_during(pairs)
 
-    def _pairs(self, listener: _Listener) -> Arrivals:
-        number, planner = 0, _Planner(listener, self._options, self._timeout_s)
-        last_s = time.monotonic()
+    def _pairs(self, listener: _Listener, clock: _AskedClock) -> Arrivals:
+        number, planner = 0, _Planner(listener, self._options, self._timeout_s, clock)
+        last_s = clock.now_s()
         while True:
             listener.spin_once()
-            self._counts = listener.counts
+            self._counts = {**listener.counts, UNUSED_INFO: planner.ignored}
             if not listener.pairs:
-                if time.monotonic() - last_s > self._timeout_s:
+                if clock.now_s() - last_s > self._timeout_s:
                     raise listener.silence(self._timeout_s)
                 yield None
                 continue
-            last_s = time.monotonic()
+            last_s = clock.now_s()
             color, depth = listener.pairs.popleft()
             try:
                 plan = planner.plan(color, depth)
@@ -133,6 +135,22 @@ class Ros2Source:
                 continue
             yield _arrival(plan, color, depth, number)
             number += 1
+
+
+class _AskedClock:
+    """A clock that stands still while nobody asks for a pair: nothing can come meanwhile."""
+
+    def __init__(self) -> None:
+        self._still_s = 0.0
+
+    def now_s(self) -> float:
+        return time.monotonic() - self._still_s
+
+    def runs_during(self, arrivals: Arrivals) -> Arrivals:
+        for arrival in arrivals:
+            left_s = time.monotonic()
+            yield arrival
+            self._still_s += time.monotonic() - left_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +190,8 @@ class _Listener:
 
     def __init__(self, node: OwnNode, options: RosOptions) -> None:
         self._node = node
-        self._pairer: NearestPairer[_Taken, _Taken] = NearestPairer(options.tolerance_ns)
+        self._pairer: NearestPairer[_Taken, _Taken]
+        self._pairer = NearestPairer(options.tolerance_ns, waiting=_WAITING)
         self._seen: Counter[str] = Counter()
         self._unreadable = 0
         self.pairs: deque[tuple[_Taken, _Taken]] = deque()
@@ -241,10 +260,18 @@ class _Listener:
 class _Planner:
     """Decides how pairs become frames as soon as all that belongs to it has come."""
 
-    def __init__(self, listener: _Listener, options: RosOptions, timeout_s: float) -> None:
+    def __init__(
+        self, listener: _Listener, options: RosOptions, timeout_s: float, clock: _AskedClock
+    ) -> None:
         self._listener, self._options, self._timeout_s = listener, options, timeout_s
-        self._first_s = 0.0
+        self._clock = clock
+        self._first_s: float | None = None
         self._plan: PairPlan | None = None
+
+    @property
+    def ignored(self) -> int:
+        """How many CameraInfo were of no use."""
+        return int(self._plan is not None and bool(self._plan.ignored))
 
     def plan(self, color: _Taken, depth: _Taken) -> PairPlan | None:
         """The plan; None: what it needs may still come.
@@ -255,8 +282,9 @@ class _Planner:
         """
         if self._plan is not None:
             return self._plan
-        self._first_s = self._first_s or time.monotonic()
-        waited_s = time.monotonic() - self._first_s
+        now_s = self._clock.now_s()
+        self._first_s = now_s if self._first_s is None else self._first_s
+        waited_s = now_s - self._first_s
         listener, options = self._listener, self._options
         # What registration needs need not be waited for: without it the plan fails, and is tried
         # again.  Without the colour camera it succeeds, and no frame would ever know its camera.

@@ -13,13 +13,16 @@ from edge_fusion.dependencies import naming_missing_packages
 from edge_fusion.errors import SourceError
 
 from .base import Source, StoredSource
-from .credentials import without_credentials
+from .credentials import HIDDEN, without_credentials
 from .keys import CAMERA_KEYS, REPLAY_KEYS, Key
 from .reconnect import Reconnecting, ReconnectOptions
 from .replay import ReplayOptions, replayed
 from .schemes import SCHEMES
 
 Note = Callable[[str], None]
+
+# What is no path that somebody mistyped, but an address: it may hold a password.
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:|.*:.*@", re.DOTALL)
 
 
 def open_source(uri: str, *, masks: bool = True, note: Note = lambda text: None) -> Source:
@@ -79,6 +82,20 @@ def _refuse(source: Source, values: Mapping[str, Any], kind: str) -> None:
         )
 
 
+def files_of(uri: str) -> tuple[Path, ...]:
+    """The files and folders that a source reads, which nothing may be written over.
+
+    Example:
+        >>> files_of("demo://?seed=3")
+        ()
+    """
+    name, path, query = _split(uri)
+    if name == "folder":
+        return tuple(Path(path).expanduser() / part for part in ("rgb", "depth"))
+    named = (path, _parse_query(uri, name, query).get("depth", ""))
+    return tuple(Path(each) for each in named if each and Path(each).exists())
+
+
 def open_stored(uri: str, *, masks: bool = True) -> StoredSource:
     """Open a source whose pairs can be counted and read in any order.
 
@@ -127,6 +144,13 @@ def _split(uri: str) -> tuple[str, str, str]:
         if Path(uri).expanduser().exists():  # a plain path may itself contain a question mark
             return "folder", uri, ""
         path, _, query = uri.partition("?")
+        if _ADDRESS.match(uri) and not Path(path).expanduser().exists():
+            shown = without_credentials(re.sub(r".*@", f"{HIDDEN}@", uri, flags=re.DOTALL))
+            raise SourceError(
+                f"source '{shown}' is neither a folder nor an address",
+                expected="SCHEME://..., or the path of a folder",
+                cure="mind the :// after the scheme; see 'edge-fusion sources'",
+            )
         return "folder", path, query
     path, _, query = match[2].partition("?")
     name = match[1].lower()
@@ -141,18 +165,27 @@ def _parse_query(uri: str, name: str, query: str) -> dict[str, Any]:
         key, _, text = part.partition("=")
         if key not in keys or key in values:
             problem = "given twice" if key in values else "unknown"
-            raise SourceError(f"source '{shown}': key '{key}' is {problem}", cure=_known(name))
-        text = text if keys[key].encoded else unquote(text)
+            told = _told(key, rf"[?&]{re.escape(key)}(?:[=&]|$)", shown)
+            raise SourceError(f"source '{shown}': key '{told}' is {problem}", cure=_known(name))
         try:
-            values[key] = keys[key].parse(text)
-        except ValueError as err:
+            values[key] = keys[key].parse(text if keys[key].encoded else unquote(text))
+        except ValueError:
+            told = _told(text, rf"[?&]{re.escape(part)}(?:&|$)", shown)
             raise SourceError(
                 f"source '{shown}': {key}",
                 expected=keys[key].form,
-                got=f"'{without_credentials(text)}'",
+                got=f"'{told}'",
                 cure=_known(name),
-            ) from err
+            ) from None  # its message quotes the value
     return values
+
+
+def _told(text: str, pattern: str, shown: str) -> str:
+    """A key or value, if it is no piece of a password that was cut at its ? or &.
+
+    A piece of one is not there any more in the URI as it is shown, or runs on to a host.
+    """
+    return text if re.search(pattern, shown) and not re.search("[@/:]", text) else HIDDEN
 
 
 def _known(name: str) -> str:

@@ -65,6 +65,7 @@ class DepthDevice:
     def __init__(self, device: Path, size: tuple[int, int] | None, timeout_s: float) -> None:
         check_device(device, "depth")
         self._device, self._timeout_s = device, timeout_s
+        self._heard = time.monotonic()
         self._latest: Still | None = None
         self._time_ns = 0
         self._maps: list[mmap.mmap] = []
@@ -83,19 +84,21 @@ class DepthDevice:
                 ) from err
             self._undo = undo.pop_all()
 
-    def grab(self) -> bool:
-        """Wait for the next image; False: none came in time, or the device is gone."""
-        deadline = time.monotonic() + self._timeout_s
-        while time.monotonic() < deadline:
-            try:
-                if select.select([self._fd], [], [], _WAIT_S)[0]:
-                    self._take()
-                    return True
-            except BlockingIOError:  # woken for nothing
-                continue
-            except OSError:  # unplugged
-                return False
-        return False
+    def grab(self) -> bool | None:
+        """Wait a moment for the next image; None: none yet.
+
+        False: none came for ``timeout_s``, or the device is gone.
+        """
+        try:
+            if select.select([self._fd], [], [], min(_WAIT_S, self._timeout_s))[0]:
+                self._take()
+                self._heard = time.monotonic()
+                return True
+        except BlockingIOError:  # woken for nothing
+            pass
+        except OSError:  # unplugged
+            return False
+        return None if time.monotonic() - self._heard < self._timeout_s else False
 
     def retrieve(self) -> Still | None:
         """The image grabbed last: (H, W) uint16 or uint8."""

@@ -14,7 +14,7 @@ from edge_fusion.spec import DepthSpec
 
 from ..sync import COLOR_ALONE, DEPTH_ALONE
 from .base import Arrival, Arrivals, decoded
-from .capture import Capture, Still, open_file, shows_no_colour
+from .capture import Capture, Still, open_file
 from .declared import DepthFields, depth_fields, resolve_depth
 
 _SLACK = 2  # images by which a recorder may end one file later, or a container count wrongly
@@ -202,20 +202,15 @@ def query_of(values: Mapping[str, Any]) -> str:
 def check_first(first: Arrival, uri: str) -> None:
     """Refuse a source whose first pair shows that every pair will be unusable.
 
+    Colour may be in shades of grey, as a camera sends it at night.
+
     Raises:
-        SourceError: Colour is grey, depth is colour, their sizes differ, or 8-bit depth is
+        SourceError: Colour has one channel, depth is colour, their sizes differ, or 8-bit depth is
             declared in a unit in which it could not span a scene.
     """
     try:
-        frame = first.decode()
+        first.decode()
     except FrameError as err:
         raise SourceError(
             f"source '{uri}': {err.what}", expected=err.expected, got=err.got, cure=err.cure
         ) from err
-    if shows_no_colour(frame.rgb):
-        raise SourceError(
-            f"colour of source '{uri}'",
-            expected="a colour image",
-            got="nothing but shades of grey",
-            cure="are the two streams swapped, or is this the depth?",
-        )

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edge_fusion.bundle import Bundle
-from edge_fusion.errors import FrameError, InputError, SessionError
+from edge_fusion.errors import FrameError, InputError, OutputError, SessionError
 from edge_fusion.runtime.compare import CompareOptions, compare
 from edge_fusion.runtime.run import RunOptions, run_bundle, run_facts
 from edge_fusion.runtime.source.uri import open_stored
@@ -55,3 +55,13 @@ def test_a_refused_run_leaves_nothing_behind(tiny_bundle: Bundle, tmp_path: Path
     with pytest.raises(SessionError, match="no such backend"):
         run_bundle(RunOptions(tiny_bundle.path, DEMO, (sink,), backend="tpu"))
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_what_is_played_is_not_written_over(tiny_bundle: Bundle, pairs: Path) -> None:
+    before = sorted(path.name for path in (pairs / "depth").iterdir())
+    with pytest.raises(OutputError, match="depth"):
+        run_bundle(RunOptions(tiny_bundle.path, str(pairs), (f"{pairs}/depth/",)))
+    with pytest.raises(OutputError, match="rgb"):
+        run_bundle(RunOptions(tiny_bundle.path, str(pairs), (f"{pairs}/rgb/out.mp4",)))
+    assert sorted(path.name for path in (pairs / "depth").iterdir()) == before
+    assert run_bundle(RunOptions(tiny_bundle.path, str(pairs), (f"{pairs}/masks/",))).summary.frames

@@ -31,14 +31,16 @@ def test_what_keeps_a_stream_running() -> None:
         "TimeoutStartSec": "120",
         "Restart": "on-failure",
         "RestartSec": "2.5",
-        "TimeoutStopSec": "5",
-        "StartLimitIntervalSec": "300",
-        "StartLimitBurst": "10",
+        "WatchdogSignal": "SIGTERM",  # so that the files of a stream that hangs are finished
+        "SuccessExitStatus": "130",
+        "TimeoutStopSec": "20",
+        "StartLimitIntervalSec": "0",  # a camera that is missing all night ends nothing
         "SupplementaryGroups": "video",
     }
     assert {name: setting(unit, name) for name in expected} == {
         name: [value] for name, value in expected.items()
     }
+    assert setting(unit, "StartLimitBurst") == []
     assert setting(unit, "User") == []
     assert setting(unit, "ExecStart") == [" ".join(COMMAND)]
 
@@ -70,6 +72,7 @@ ARGUMENTS = [
     ("with space", '"with space"'),
     ("50%", "50%%"),
     ("%h and %i", '"%%h and %%i"'),
+    ("out-%t.mp4", "out-%%t.mp4"),  # ours, not systemd's
     ("$HOME", '"$$HOME"'),
     ("${HOME}x", '"$${HOME}x"'),
     ('say "hi"', r'"say \"hi\""'),
@@ -127,6 +130,28 @@ def test_folders_variables_and_names() -> None:
 def test_commands_that_systemd_would_not_take(command: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
         unit_file(command)
+
+
+@pytest.mark.parametrize(
+    "argument", ["rtsp://me:hunter2@camera/1?depth=x", "web://:8080?token=hunter2hunter2"]
+)
+def test_no_password_stands_in_a_unit(argument: str) -> None:
+    with pytest.raises(
+        InputError, match=r"readable by everybody.*chmod 600.*'\$\{NAME\}'"
+    ) as caught:
+        unit_file([*COMMAND, argument])
+    assert "hunter2" not in str(caught.value)
+
+
+def test_where_the_variables_of_a_command_are_read() -> None:
+    assert setting(unit_file(COMMAND), "EnvironmentFile") == []
+    command = ["/bin/x", "rtsp://me:${CAM}@c/1"]
+    unit = unit_file(command)
+    assert setting(unit, "EnvironmentFile") == ["/etc/edge-fusion.env"]
+    # The program looks them up itself: systemd would show a value among the arguments.
+    assert setting(unit, "ExecStart") == ['/bin/x "rtsp://me:$${CAM}@c/1"']
+    elsewhere = unit_file(command, ServiceOptions(secrets=Path("/etc/my 5%.env")))
+    assert setting(elsewhere, "EnvironmentFile") == ["/etc/my 5%%.env"]
 
 
 @pytest.mark.parametrize(

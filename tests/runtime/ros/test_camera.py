@@ -66,7 +66,15 @@ def test_a_raw_topic_has_k_and_its_distortion() -> None:
     assert camera == Camera(640, 480, 600, 610, 320, 240, (0.1, -0.2, 0.0, 0.0, 0.05))
 
 
-@pytest.mark.parametrize("topic", ["/camera/image_rect", "/camera/depth/image_rect_raw"])
+@pytest.mark.parametrize(
+    "topic",
+    [
+        "/camera/image_rect",
+        "/camera/depth/image_rect_raw",
+        "/camera/image_rect_color/compressed",
+        "/camera/depth/image_rect_raw/compressedDepth",
+    ],
+)
 def test_a_rectified_topic_has_p_and_no_distortion(topic: str) -> None:
     assert camera_from_info(info(), topic) == Camera(640, 480, 580, 590, 318, 242)
 

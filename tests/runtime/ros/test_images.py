@@ -265,3 +265,10 @@ def test_what_an_image_shows_follows_from_its_encoding(
 
 def test_a_compressed_topic_has_a_raw_one() -> None:
     assert base_topic("/a/image/compressedDepth") == base_topic("/a/image") == "/a/image"
+
+
+@pytest.mark.parametrize("encoding", ["yuv422", "yuv422_yuy2"])
+def test_packed_yuv_of_an_odd_width_spoils_its_image_alone(encoding: str) -> None:
+    odd = image(np.zeros((4, 63, 2), np.uint8), encoding)
+    with pytest.raises(FrameError, match="image of '/c' cannot be converted: .*even width.*63x4"):
+        color_from_message(odd, "/c")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -63,6 +64,8 @@ def frame_of(plan: PairPlan, color: Any, depth: Any) -> Any:
         ("color", DEPTH, False),  # one frame_id
         ("depth", "/camera/aligned_depth_to_color/image_raw", False),
         ("depth", "/camera/depth_registered/image_raw", False),
+        ("depth", "/camera/registered/image_raw", False),
+        ("depth", "/camera/aligned_depth_to_color/image_raw/compressedDepth", False),
         ("depth", DEPTH, True),  # the user says so
     ],
 )
@@ -77,6 +80,23 @@ def test_registered_depth_is_left_alone(depth_frame: str, topic: str, registered
     assert frame.intrinsics == CAMERA
     assert (frame.id, frame.number) == ("1.000000005", 3)
     assert (frame.timestamp_ns, frame.arrival_ns) == (1_000_000_005, 9)
+
+
+@pytest.mark.parametrize(
+    ("frame_ids", "topic"),
+    [
+        (("", ""), DEPTH),  # nobody has said which frame it is
+        (("color", "infra1"), "/camera/aligned_depth_to_infra1/image_raw"),
+        (("color", "depth"), "/camera/depth/image_unregistered"),
+        (("color", "depth"), "/camera/unregistered/image_raw"),
+    ],
+)
+def test_what_does_not_say_registered_to_colour_is_not_taken_for_it(
+    frame_ids: tuple[str, str], topic: str
+) -> None:
+    streams = Streams(COLOR, topic, color_info=info(), depth_info=info())
+    with pytest.raises(SourceError, match="is not registered .*got no static transform from"):
+        plan_pairs(streams, picture(frame_ids[0]), distances(frame_ids[1]))
 
 
 def test_without_camera_info_there_are_no_intrinsics() -> None:
@@ -153,6 +173,22 @@ def test_what_is_missing_to_register_is_named(streams: Streams, missing: str) ->
     assert "say registered=1" in str(caught.value)
 
 
+def test_depth_of_8_bits_is_refused_where_it_would_have_to_be_registered() -> None:
+    streams = Streams(
+        COLOR,
+        DEPTH,
+        color_info=info(),
+        depth_info=info(),
+        tree=lambda: tree_of(0.1),
+        declared={"scale_to_m": 0.01},
+    )
+    depth = distances("depth", encoding="mono8", value=200)
+    with pytest.raises(SourceError, match="16 bits or float32, got readings of only 8 bits; "):
+        plan_pairs(streams, picture(), depth)
+    aligned = distances("color", encoding="mono8", value=200)
+    assert plan_pairs(streams, picture(), aligned).depth_spec == DepthSpec(scale_to_m=0.01)
+
+
 def test_depth_of_another_size_cannot_be_declared_registered() -> None:
     streams = Streams(COLOR, DEPTH, registered=True)
     with pytest.raises(SourceError, match=r"\(32x24, frame 'color'\)") as caught:
@@ -195,10 +231,36 @@ def test_relative_depth_needs_a_polarity() -> None:
         plan_pairs(Streams(COLOR, DEPTH, declared={"scale_to_m": None}), picture(), distances())
 
 
-def test_a_calibration_of_another_size_is_told() -> None:
-    streams = Streams(COLOR, DEPTH, color_info=info(size=(96, 128)))
-    with pytest.raises(SourceError, match="expected 64x48, got 128x96; name the topic"):
-        plan_pairs(streams, picture(), distances())
+def with_unknown_lens() -> Any:
+    told = info()
+    told.distortion_model, told.d = "equidistant", np.full(4, 0.1)
+    return told
+
+
+BAD_INFOS = [
+    (info(size=(96, 128)), "expected 64x48, got 128x96; name the topic"),
+    (info(Intrinsics(60.0, 60.0, 900.0, 23.5)), "this calibration of a camera is impossible"),
+    (with_unknown_lens(), "has an unknown lens"),
+]
+
+
+@pytest.mark.parametrize(("bad", "told"), BAD_INFOS)
+def test_a_calibration_of_no_use_is_told_where_depth_has_to_be_registered(
+    bad: Any, told: str
+) -> None:
+    streams = Streams(COLOR, DEPTH, color_info=bad, depth_info=info(), tree=lambda: tree_of(0.1))
+    with pytest.raises(SourceError, match=told):
+        plan_pairs(streams, picture(), distances("depth"))
+
+
+@pytest.mark.parametrize(("bad", "told"), BAD_INFOS)
+def test_a_calibration_of_no_use_is_ignored_where_nothing_stands_on_it(bad: Any, told: str) -> None:
+    plan = plan_pairs(Streams(COLOR, DEPTH, color_info=bad), picture(), distances())
+    assert re.search(told, plan.ignored)
+    assert frame_of(plan, picture(), distances()).intrinsics is None
+    assert (
+        plan_pairs(Streams(COLOR, DEPTH, color_info=info()), picture(), distances()).ignored == ""
+    )
 
 
 def test_a_stream_that_changes_spoils_its_frame_alone() -> None:

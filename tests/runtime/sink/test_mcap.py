@@ -125,11 +125,85 @@ def test_relative_depth_is_not_taken_for_metres(tmp_path: Path, result: MakeResu
     found = messages(tmp_path / "out.mcap")
     assert ros.DEPTH_TOPIC not in found
     assert found[ros.RELATIVE_TOPIC][0].encoding == "mono8"
-    uri = f"rosbag://{tmp_path}/out.mcap?depth={ros.RELATIVE_TOPIC}"
-    with pytest.raises(SourceError, match="unit of depth .* is not known"):
+    assert DepthSpec.model_validate_json(found[ros.DEPTH_SPEC_TOPIC][0].data) == relative
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("larger_is", ["nearer", "farther"])
+@pytest.mark.parametrize("invalid", [None, 0.0, 7.0])
+def test_relative_depth_plays_again_as_what_it_was(
+    tmp_path: Path, result: MakeResult, dtype: Any, larger_is: Any, invalid: float | None
+) -> None:
+    spec = DepthSpec(scale_to_m=None, larger_is=larger_is, invalid=invalid)
+    frames = [
+        replace(frame, depth=(frame.depth // 64).astype(dtype), depth_spec=spec, intrinsics=None)
+        for frame in DemoSource(frames=3, width=64, height=48).frames()
+    ]
+    record(tmp_path / "out.mcap", frames, result)
+    again = open_source(f"rosbag://{tmp_path}/out.mcap")
+    assert bags.same_frames(frames, again.frames()) == 3
+
+
+@pytest.mark.parametrize("spec", [None, b"{"], ids=["none", "damaged"])
+def test_relative_depth_of_which_nothing_is_told_is_no_distance(
+    tmp_path: Path, result: MakeResult, spec: bytes | None
+) -> None:
+    frame = result()[0]
+    depth = frame.depth.astype(np.float32)
+    entries = list(
+        bags.camera_entries(
+            [replace(frame, depth=depth)] * 2, depth=ros.RELATIVE_TOPIC, encoding="32FC1"
+        )
+    )
+    if spec:
+        text = (ros.DEPTH_SPEC_TOPIC, ros.STRING, bags.START_NS, {"data": spec.decode()})
+        entries.insert(0, text)
+    uri = f"rosbag://{bags.write_bag(tmp_path / 'bag', entries)}"
+    with pytest.raises(SourceError, match="relative depth without a polarity.*larger_is=nearer"):
         open_source(uri)
-    again = next(open_source(f"{uri}&unit=relative&larger_is=nearer").frames())
-    assert np.array_equal(again.depth, near)
+    again = next(open_source(f"{uri}?unit=relative&larger_is=nearer").frames())
+    assert again.depth_spec == DepthSpec(scale_to_m=None, larger_is="nearer")
+
+
+def record(path: Path, frames: list[RgbdFrame], result: MakeResult) -> None:
+    sink = McapRecording(path, 30.0)
+    for frame in frames:
+        _, saliency, told = result(frame.number)
+        sink.write(frame, saliency, replace(told, timestamp_ns=frame.timestamp_ns))
+    sink.close()
+
+
+LOOPED_MS = [100, 133, 166, 100, 133, 166, 100]
+
+
+def test_a_loop_plays_again_in_the_order_of_writing(tmp_path: Path, result: MakeResult) -> None:
+    drawn = list(DemoSource(frames=len(LOOPED_MS), width=64, height=48).frames())
+    frames = [
+        replace(frame, timestamp_ns=ms * 1_000_000)
+        for frame, ms in zip(drawn, LOOPED_MS, strict=True)
+    ]
+    record(tmp_path / "out.mcap", frames, result)
+    again = list(open_source(f"rosbag://{tmp_path}/out.mcap").frames())
+    assert bags.same_frames(frames, again) == len(LOOPED_MS)
+    stamps = [frame.timestamp_ns // 1_000_000 for frame in again]
+    assert stamps == [100, 133, 166, 199, 232, 265, 298]
+    told = [json.loads(one.data) for one in messages(tmp_path / "out.mcap")[ros.RECORD_TOPIC]]
+    assert [one["timestamp_ns"] // 1_000_000 for one in told] == LOOPED_MS  # the device's own
+
+
+@pytest.mark.parametrize("stamp_ns", [-1_000_000_000, 2**31 * 1_000_000_000, 2**63])
+def test_a_time_that_ros_has_not_is_told_with_its_frame(
+    tmp_path: Path, result: MakeResult, stamp_ns: int
+) -> None:
+    frame, saliency, told = result()
+    sink = McapRecording(tmp_path / "out.mcap", 30.0)
+    good, bad = replace(frame, timestamp_ns=5), replace(frame, timestamp_ns=stamp_ns)
+    with pytest.raises(OutputError, match=f"frame '{frame.id}' has a time .*1970 to 2038"):
+        for one in (good, bad) if stamp_ns > 0 else (bad,):
+            sink.write(one, saliency, told)
+    sink.close()
+    if stamp_ns > 0:  # what was written before stays
+        assert len(messages(tmp_path / "out.mcap")[ros.COLOR_TOPIC]) == 1
 
 
 def test_an_older_file_stays_until_the_new_one_is_finished(

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import os
 import re
 import socket
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,9 @@ pytest.importorskip("rerun", reason="rerun-sdk is not installed")
 
 import rerun_cli
 
-from edge_fusion.runtime.sink.rerun import open_rerun
+from edge_fusion.runtime.sink.beside import Beside
+from edge_fusion.runtime.sink.open import open_sink
+from edge_fusion.runtime.sink.rerun import RerunSink, open_rerun
 
 MakeResult = Callable[..., Any]
 
@@ -52,16 +56,95 @@ def test_a_recording_holds_pictures_and_figures(tmp_path: Path, result: MakeResu
     }
 
 
-def test_results_beyond_the_rate_are_left_out(
-    tmp_path: Path, result: MakeResult, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("query", "logged"), [("", 20), ("?rate=0.01", 1)])
+def test_a_recording_holds_every_result_unless_it_is_to_leave_some_out(
+    tmp_path: Path, result: MakeResult, monkeypatch: pytest.MonkeyPatch, query: str, logged: int
 ) -> None:
-    sink = open_rerun(f"rerun://{tmp_path / 'out.rrd'}")
-    logged: list[str] = []
-    monkeypatch.setattr(sink, "_log", lambda frame, *_: logged.append(frame.id))
+    sink = open_sink(f"rerun://{tmp_path / 'out.rrd'}{query}")
+    assert isinstance(sink, RerunSink)  # fed by the stream itself
+    taken: list[str] = []
+    monkeypatch.setattr(sink, "_log", lambda frame, *_: taken.append(frame.id))
     for number in range(20):
         sink.write(*result(number))
     sink.close()
-    assert logged == ["f0"]
+    assert len(taken) == logged
+
+
+def test_viewers_get_the_newest_beside_the_stream(free_port: int) -> None:
+    sink = open_sink(f"rerun://:{free_port}")
+    assert isinstance(sink, Beside)
+    sink.close()
+
+
+def test_a_run_that_failed_leaves_no_empty_recording(tmp_path: Path) -> None:
+    for _ in range(2):  # the second would be refused
+        open_sink(f"rerun://{tmp_path / 'out.rrd'}").close()
+    assert list(tmp_path.iterdir()) == []
+
+
+FULL_DISK_SCRIPT = """
+import sys
+from pathlib import Path
+import numpy as np
+from edge_fusion.errors import OutputError
+from edge_fusion.frame import RgbdFrame
+from edge_fusion.runtime.ledger import FrameRecord
+from edge_fusion.runtime.sink import rerun, rerun_places
+from edge_fusion.spec import DepthSpec
+
+disk, filled_by_another = Path(sys.argv[1]), sys.argv[2] == "another"
+rerun_places.RESERVE_BYTES = 16 * 2**20
+record = FrameRecord(0, "f0", *(0.0,) * 7, 0, 0.0, 1, 0)
+rng = np.random.default_rng(0)
+sink = rerun.open_rerun(f"rerun://{disk}/out.rrd")
+try:
+    for number in range(3 if filled_by_another else 10_000):
+        rgb = rng.integers(0, 256, (480, 640, 3), np.uint8)
+        depth = rng.integers(1, 9000, (480, 640), np.uint16)
+        frame = RgbdFrame(rgb, depth, DepthSpec(scale_to_m=0.001), f"f{number}", number)
+        sink.write(frame, np.zeros((480, 640), np.float32), record)
+except OutputError as err:
+    print(err)
+if filled_by_another:
+    try:
+        with (disk / "other").open("wb", buffering=0) as other:
+            while other.write(bytes(2**16)):
+                pass
+    except OSError:
+        pass
+try:
+    sink.close()
+except OutputError as err:
+    print(err)
+print("ended", number)
+"""
+
+FULL = [
+    ("itself", "no room left for the recording .*: expected 16 MiB free to finish it"),
+    ("another", "may lack its end: got a disk that is full, or too slow"),
+]
+
+
+@pytest.mark.parametrize(("who", "message"), FULL)
+def test_a_full_disk_ends_the_recording_and_not_the_patience(
+    tmp_path: Path, who: str, message: str
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", str(disk)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small disk needs privileges")
+    try:
+        command = [sys.executable, "-c", FULL_DISK_SCRIPT, str(disk), who]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        assert done.returncode == 0, done.stderr
+        assert re.search(message, done.stdout)
+        assert "ended" in done.stdout
+        assert {one.name for one in disk.iterdir()} - {"other"} == {"out.rrd"}
+        if who == "itself":
+            assert "/camera/colour" in entities(disk / "out.rrd")
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_an_existing_recording_is_refused_and_untouched(tmp_path: Path) -> None:
@@ -75,6 +158,7 @@ def test_an_existing_recording_is_refused_and_untouched(tmp_path: Path) -> None:
 REFUSED = [
     ("rerun://none/out.rrd", "cannot write the recording .*create its folder"),
     ("rerun://?rate=0", "results per second: expected above 0"),
+    ("rerun://x.rrd?memory=1GiB", "memory; a file keeps all: leave it out"),
     ("rerun://?memory=", "memory: expected SIZE"),
     ("rerun://a/b", "is no address to listen on: expected rerun://FILE.rrd or"),
 ]

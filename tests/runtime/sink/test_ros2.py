@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import cv2
@@ -116,4 +116,12 @@ def test_a_shutdown_from_outside_is_told(ros: FakeRos, result: MakeResult) -> No
     ros.shut_down()
     with pytest.raises(OutputError, match="cannot publish '/s' any longer"):
         sink.write(*result())
+    sink.close()
+
+
+def test_a_time_that_ros_has_not_is_told_with_its_frame(ros: FakeRos, result: MakeResult) -> None:
+    sink = unthreaded("ros2:///s")
+    frame, saliency, record = result()
+    with pytest.raises(OutputError, match=f"frame '{frame.id}' has a time .*1970 to 2038"):
+        sink.write(replace(frame, timestamp_ns=-5), saliency, record)
     sink.close()

@@ -119,6 +119,14 @@ def test_another_size_in_the_middle_is_refused_and_the_rest_kept(
     assert len(pictures(path)) == 1
 
 
+def test_frames_too_small_for_a_video_are_told(tmp_path: Path, result: MakeResult) -> None:
+    sink = OverlayVideo(tmp_path / "out.mp4", 30.0)
+    with pytest.raises(OutputError, match="expected 2 pixels or more each way, got 1x1; write mas"):
+        sink.write(*result(size=(1, 1)))
+    sink.close()
+    assert names(tmp_path) == []
+
+
 def test_a_missing_folder_is_refused_before_any_frame(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="cannot write the video .*create its folder"):
         OverlayVideo(tmp_path / "absent" / "out.mp4", 30.0)

@@ -253,6 +253,16 @@ def test_health_tells_a_stall_and_the_recovery(
     assert ask(sink, "/healthz")[0] == 200
 
 
+def test_health_tells_that_no_frame_ever_came(serve: Callable[..., WebSink]) -> None:
+    sink = serve(stalled_s=0.2)
+    status, _, body = ask(sink, "/healthz")
+    assert (status, json.loads(body)["status"]) == (200, "starting")
+    time.sleep(0.3)
+    status, _, body = ask(sink, "/healthz")
+    health = json.loads(body)
+    assert (status, health["status"], health["last_frame_age_s"]) == (503, "stalled", None)
+
+
 # --- who may look --------------------------------------------------------------------------------
 
 HOSTS = [
@@ -378,6 +388,32 @@ def test_nonsense_harms_nothing(
     asked_raw(sink, nonsense)
     assert ask(sink, "/healthz")[0] == 200
     assert capsys.readouterr().err == ""
+
+
+def test_an_address_that_is_none_is_refused_before_the_token_is_looked_at(
+    serve: Callable[..., WebSink], capsys: pytest.CaptureFixture[str]
+) -> None:
+    sink = serve(token=TOKEN)
+    answer = asked_raw(sink, b"GET http://[::1 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert capsys.readouterr().err == ""
+
+
+def test_a_mistake_of_ours_is_one_line_without_what_was_asked(
+    serve: Callable[..., WebSink],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def stumble(handler: Any) -> None:
+        raise ValueError(handler.path)
+
+    monkeypatch.setitem(web_server.ROUTES, "/healthz", stumble)
+    request = f"GET /healthz?token={TOKEN} HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    assert asked_raw(serve(token=TOKEN), request.encode()) == b""
+    told = capsys.readouterr().err
+    assert re.fullmatch(
+        r"web page: ValueError in stumble, line \d+ of test_web.py, .*127.0.0.1\n", told
+    )
 
 
 def test_too_many_watchers_are_refused_but_a_watchdog_gets_through(

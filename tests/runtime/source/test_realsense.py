@@ -369,11 +369,21 @@ def test_the_time_between_two_requests_is_no_silence() -> None:
 def test_only_between_two_arrivals_can_a_stream_be_ended() -> None:
     device = Device()
     with device.delivering(steady(3)), closing(camera(device).arrivals()) as arrivals:
-        while next(arrivals) is not None:
-            pass
+        while device.delivered < 6:
+            next(arrivals)
+        began = time.monotonic()
+        assert list(islice(arrivals, 12))[-3:] == [None] * 3
+        assert time.monotonic() - began < 3
+
+
+def test_a_stream_can_be_ended_while_images_come_to_no_pair() -> None:
+    device = Device()
+    color_alone = (shot for shot in steady(10**6) if shot.stream == "color")
+    source = camera(device, timeout_s=30)
+    with device.delivering(color_alone, 0.005), closing(source.arrivals()) as arrivals:
         began = time.monotonic()
         assert list(islice(arrivals, 3)) == [None] * 3
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < 3
 
 
 def test_what_a_camera_cannot_do_is_told_when_it_is_opened() -> None:
@@ -423,6 +433,21 @@ def test_clocks_that_differ_are_paired_by_arrival_and_counted() -> None:
         taken = [(one.number, *content(one)) for one in islice(arrivals, 20)]
     assert taken == expected([number - FIRST_COLOR for number, _, _ in taken])
     assert source.counts[CLOCKS] >= 38
+
+
+def test_arrival_by_two_clocks_is_not_mixed() -> None:
+    """Only depth says by the driver's clock when it arrived; that is years from ours."""
+
+    def shots() -> Iterator[Shot]:
+        for n in range(10**6):
+            yield Shot("depth", n, 1000 + n * PERIOD_MS, reached_ms=1_700_000_000_000 + n * 33)
+            yield Shot("color", n + FIRST_COLOR, 9e6 + n * PERIOD_MS, None, "system_time")
+
+    device = Device()
+    source = camera(device, timeout_s=3)
+    with running(source, device, shots()) as arrivals:
+        assert len(list(islice(arrivals, 5))) == 5
+    assert source.counts[CLOCKS] >= 8
 
 
 def test_an_error_in_the_sdks_thread_reaches_the_reader() -> None:

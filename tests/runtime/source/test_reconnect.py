@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -64,6 +64,17 @@ class Camera:
         raise AssertionError("arrivals are there to be taken")
 
 
+def pairless(loss: SourceError) -> Callable[[], Camera]:
+    """A camera that opens and then fails, as one whose topics are misspelt."""
+
+    class Mute(Camera):
+        def arrivals(self) -> Arrivals:
+            yield None
+            raise loss
+
+    return lambda: Mute(Usb(), pairs=0)
+
+
 def numbers(source: Reconnecting) -> list[int]:
     return [one.number for one in source.arrivals() if isinstance(one, Arrival)]
 
@@ -88,6 +99,55 @@ def test_a_camera_that_comes_back_is_read_on() -> None:
 def test_what_cannot_be_opened_at_first_is_an_error_at_once() -> None:
     with pytest.raises(SourceError, match="no such serial"):
         Reconnecting(Usb("no such serial").open, QUICK)
+
+
+def test_what_opens_but_never_gave_a_pair_is_an_error_with_its_cure() -> None:
+    heard: list[str] = []
+    loss = SourceError("no pair came", got="0 messages", cure="topics now: /camera")
+    source = Reconnecting(pairless(loss), QUICK, heard.append)
+    with pytest.raises(SourceError, match="no pair came: got 0 messages; topics now: /camera"):
+        numbers(source)
+    assert heard == []
+
+
+def opened_in_turn(*openings: Callable[[], Camera]) -> Callable[[], Camera]:
+    left = iter(openings)
+    return lambda: next(left)()
+
+
+def test_only_a_pair_says_that_a_camera_was_found_again() -> None:
+    heard: list[str] = []
+    usb = Usb(1, 2)
+    busy = pairless(SourceError("busy"))
+    opening = opened_in_turn(usb.open, busy, busy, busy, usb.open)
+    began = time.monotonic()
+    source = Reconnecting(opening, ReconnectOptions(first_s=0.03, longest_s=10), heard.append)
+    assert numbers(source) == [0, 0, 1]
+    assert heard == ["lost memory://camera: unplugged", "found memory://camera again"]
+    assert source.counts["times lost"] == source.counts["reconnects"] == 1
+    assert time.monotonic() - began >= 0.03 * (1 + 2 + 4 + 8)  # the pauses went on growing
+
+
+def test_a_loss_is_told_with_its_cure() -> None:
+    heard: list[str] = []
+    loss = SourceError("silent", got="no image", cure="look at its cable")
+
+    class Failing(Camera):
+        def arrivals(self) -> Arrivals:
+            yield arrival(0)
+            raise loss
+
+    usb = Usb(1)
+    source = Reconnecting(opened_in_turn(lambda: Failing(usb, 1), usb.open), QUICK, heard.append)
+    numbers(source)
+    assert heard[0] == "lost memory://camera: silent: got no image; look at its cable"
+
+
+def test_patience_ends_though_the_camera_can_be_opened() -> None:
+    usb, busy = Usb(1, 1), pairless(SourceError("busy"))
+    opening = opened_in_turn(usb.open, *[busy] * 50)
+    with pytest.raises(SourceError, match="lost: expected it back within 0.1 s, got busy"):
+        numbers(Reconnecting(opening, ReconnectOptions(0.01, 0.02, patience_s=0.1)))
 
 
 def test_patience_ends() -> None:

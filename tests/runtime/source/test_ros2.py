@@ -163,6 +163,50 @@ def test_a_wrong_topic_lists_those_with_images(
     assert str(caught.value).endswith("topics with images now: /camera/colour/image")
 
 
+def test_silence_is_counted_only_while_somebody_asks(
+    ros: FakeRos, make_source: Callable[..., Any], scene: list[RgbdFrame]
+) -> None:
+    def paused() -> Iterator[list[tuple[str, bytes]]]:
+        for step in wire(bags.camera_entries(scene)):
+            yield step
+            yield []  # nothing came: one wait of a moment
+
+    ros.script = paused()
+    found = []
+    arrivals = make_source(BOTH, timeout_s=0.4).arrivals()
+    for arrival in arrivals:
+        if arrival is not None:
+            found.append(arrival)
+            time.sleep(0.5)  # whoever reads is busy for longer than the source may be silent
+        if len(found) == 4:
+            break
+    arrivals.close()
+    assert bags.same_frames(scene[:4], [arrival.decode() for arrival in found]) == 4
+
+
+def test_depth_may_come_long_after_its_colour(
+    ros: FakeRos, make_source: Callable[..., Any]
+) -> None:
+    frames = list(DemoSource(frames=24, width=64, height=48).frames())
+    entries = list(bags.camera_entries(frames))
+    late = sorted(entries, key=lambda one: one[2] + 400_000_000 * (one[0] == bags.DEPTH))
+    ros.script = wire(late)
+    arrivals = taken(make_source(BOTH), 20)
+    assert bags.same_frames(frames[:20], [arrival.decode() for arrival in arrivals]) == 20
+
+
+def test_a_calibration_of_no_use_is_counted(
+    ros: FakeRos, make_source: Callable[..., Any], scene: list[RgbdFrame]
+) -> None:
+    stale = bags.info_entry(bags.COLOR_INFO, Intrinsics(60, 60, 80, 60), (128, 128), "a")
+    pictures = [one for one in bags.camera_entries(scene) if one[0] != bags.COLOR_INFO]
+    ros.script = wire([stale, *pictures])
+    source = make_source(BOTH)
+    (*_, last) = taken(source, 3)
+    assert last.decode().intrinsics is None
+    assert source.counts["CameraInfo of no use"] == 1
+
+
 def test_two_clocks_are_told(
     ros: FakeRos, make_source: Callable[..., Any], scene: list[RgbdFrame]
 ) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -163,3 +164,36 @@ def test_a_stored_source_may_be_played_otherwise() -> None:
 def test_what_means_nothing_is_refused(uri: str, match: str) -> None:
     with pytest.raises(SourceError, match=match):
         open_stored(uri)
+
+
+CAMERA = "rtsp://cam/1?depth=rtsp://"
+CUT_PASSWORDS = [
+    # a password with ? & or =, which cuts it into what looks like keys and values
+    ("rtsp://me:pa?ssw0rd@cam/1?depth=rtsp://cam/2&unit=mm", r"key '\*\*\*' is unknown"),
+    (f"{CAMERA}me:p&ssw0rd@cam/2&unit=mm", r"key '\*\*\*' is unknown"),
+    (f"{CAMERA}me:p&ssw0rd&x@cam/2&unit=mm", r"key '\*\*\*' is unknown"),
+    (f"{CAMERA}me:p&ssw0rd=x@cam/2&unit=mm", r"key '\*\*\*' is unknown"),
+    (f"{CAMERA}me:p&unit=ssw0rd@cam/2", r"unit: expected m\|cm.*got '\*\*\*'"),
+    (f"{CAMERA}me:p&unit=ssw0rd&x@cam/2", r"unit: expected m\|cm.*got '\*\*\*'"),
+    # a mistyped scheme
+    ("rtsp:me:ssw0rd@cam/1", r"'\*\*\*@cam/1' is neither a folder nor an address.*mind the ://"),
+    ("rtsp:/me:ssw0rd@cam", r"neither a folder nor an address"),
+    ("rtsp//me:ss?w0rd@cam/1", r"neither a folder nor an address"),
+    ("me:ssw0rd@cam/1?depth=me:ssw0rd@cam/2", r"neither a folder nor an address"),
+    ("rtps://me:ssw0rd@cam/1", r"unknown scheme 'rtps'"),
+    ("rtsp://cam/1?depth=rtsp:me:ssw0rd@cam/2&unit=mm", r"depth camera '\*\*\*': expected rtsp://"),
+]
+
+
+@pytest.mark.parametrize(("uri", "match"), CUT_PASSWORDS)
+def test_no_piece_of_a_password_is_shown(uri: str, match: str) -> None:
+    with pytest.raises(SourceError, match=match) as caught:
+        open_source(uri)
+    told = "".join(traceback.format_exception(caught.value)).rpartition("SourceError:")[2]
+    assert "w0rd" not in told
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+def test_a_scheme_without_its_slashes() -> None:
+    with pytest.raises(SourceError, match=r"'demo:seed=3' is neither .*mind the ://"):
+        open_source("demo:seed=3")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edge_fusion.errors import FrameError, SourceError
 from edge_fusion.runtime.source.base import Arrival, ArrivingSource, CountingSource
-from edge_fusion.runtime.source.capture import Still, shows_no_colour
+from edge_fusion.runtime.source.capture import Still
 from edge_fusion.runtime.source.uri import open_source
 from edge_fusion.runtime.source.video import VideoSource
 
@@ -228,18 +228,14 @@ def test_swapped_streams(make: Make) -> None:
     assert "are the two streams swapped?" in text
 
 
-def test_depth_in_the_place_of_colour(make: Make, tmp_path: Path) -> None:
+def test_a_camera_at_night_is_in_shades_of_grey(make: Make, tmp_path: Path) -> None:
     _, depth = make()
-    grey = write(tmp_path / "grey.mp4", relative(), "mp4v")
-    text = refused(grey, depth)
-    assert "nothing but shades of grey" in text
-    assert "swapped" in text
-
-
-def test_colour_may_begin_in_the_dark() -> None:
-    assert not shows_no_colour(np.zeros((HEIGHT, WIDTH, 3), np.uint8))
-    assert not shows_no_colour(colours(1)[0])
-    assert shows_no_colour(np.repeat(relative(1)[0][..., None], 3, axis=2))
+    night = [np.repeat(one[..., None], 3, axis=2) for one in relative()]
+    grey = write(tmp_path / "grey.mp4", night, "mp4v")
+    assert len(list(VideoSource(grey, depth, MM).frames())) == COUNT
+    # but not in one channel, and depth is not colourful
+    assert "one channel" in refused(depth, depth)
+    assert "are the two streams swapped?" in refused(grey, write(depth, colours()))
 
 
 @pytest.mark.parametrize(
@@ -289,9 +285,17 @@ def test_stills_in_the_formats_of_cameras() -> None:
     [
         (np.zeros((1, 90), np.uint8), "MJPG"),
         (np.zeros((1, 0), np.uint8), "MJPG"),
+        (cv2.imencode(".jpg", colours(1)[0])[1].reshape(1, -1)[:, :-900], "MJPG"),  # cut off
         (np.zeros((4, 4), np.uint8), "YUYV"),
     ],
 )
 def test_a_damaged_still(pixels: NDArray[np.uint8], layout: str) -> None:
     with pytest.raises(FrameError, match="colour of 'it': got a damaged image"):
         Still(pixels, layout).rgb("it")
+
+
+def test_a_grey_still_of_a_camera_is_colour_in_shades_of_grey() -> None:
+    jpeg = cv2.imencode(".jpg", relative(1)[0])[1].reshape(1, -1)
+    rgb = Still(jpeg, "MJPG").rgb("it")
+    assert rgb.shape == (HEIGHT, WIDTH, 3)
+    assert np.ptp(rgb, axis=2).max() == 0
