@@ -62,7 +62,11 @@ def prepare(frame: RgbdFrame, spec: ModelSpec) -> Inputs:
     rgb_hwc = np.asarray(cv2.resize(frame.rgb, size, interpolation=cv2.INTER_LINEAR), np.uint8)
     return {
         spec.rgb.name: normalise_rgb(rgb_hwc, spec.rgb)[None],
-        spec.depth.name: np.repeat(depth[None, None], spec.depth.channels, axis=1),
+        spec.depth.name: (
+            depth[None, None]
+            if spec.depth.channels == 1
+            else np.repeat(depth[None, None], spec.depth.channels, axis=1)
+        ),
     }
 
 
@@ -109,6 +113,8 @@ def normalise_depth(
     if direction != model.larger_is:
         unit = np.float32(1) - unit
     filled = _HOLE_FILLERS[model.holes](unit, valid)
+    if (model.mean, model.std) == (0, 1):
+        return filled
     return (filled - np.float32(model.mean)) / np.float32(model.std)
 
 
@@ -137,7 +143,10 @@ def _spread(
     sparse = values[::2, ::2][valid[::2, ::2]]
     low, high = np.percentile(sparse if sparse.size >= _ENOUGH else values[valid], percentiles)
     scale = 1 / (high - low) if high - low > _MIN_SPREAD * max(abs(high), _MIN_SPREAD) else 0.0
-    return np.clip((values - np.float32(low)) * np.float32(scale), 0, 1)
+    # In place: what is allocated and thrown away costs more than the arithmetic.
+    np.subtract(values, np.float32(low), out=values)
+    np.multiply(values, np.float32(scale), out=values)
+    return np.clip(values, 0, 1, out=values)
 
 
 def _nearness(
@@ -145,7 +154,7 @@ def _nearness(
 ) -> _Normalised:
     values = np.where(valid, depth, 1).astype(np.float32)
     if source.metric:
-        values = np.reciprocal(values)  # inverse depth; its scale cancels between the percentiles
+        np.reciprocal(values, out=values)  # its scale cancels between the percentiles
     elif source.larger_is == "farther":
         values = -values
     return _spread(values, valid, model.percentiles), "nearer"
@@ -184,12 +193,11 @@ def _nearest_holes(unit: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArr
     if valid.all():
         return unit
     _, labels = cv2.distanceTransformWithLabels(
-        (~valid).astype(np.uint8), cv2.DIST_L2, 3, labelType=cv2.DIST_LABEL_PIXEL
+        (~valid).view(np.uint8), cv2.DIST_L2, 3, labelType=cv2.DIST_LABEL_PIXEL
     )
-    label = np.asarray(labels, np.intp)
-    reading = np.zeros(int(label.max()) + 1, np.float32)
-    reading[label[valid]] = unit[valid]
-    return reading[label]
+    # Readings are labelled 1, 2, ... row by row, which is the order in which this takes them.
+    readings = np.concatenate((np.zeros(1, np.float32), unit[valid]))
+    return readings.take(np.asarray(labels))
 
 
 _HOLE_FILLERS: dict[
@@ -232,7 +240,8 @@ def saliency_plane(output: NDArray[np.float32], spec: ModelSpec) -> NDArray[np.f
 def resize_saliency(plane: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
     """(h, w) saliency -> (H, W) float32 in 0..1, ``size`` being (H, W)."""
     resized = cv2.resize(plane, size[::-1], interpolation=cv2.INTER_LINEAR)
-    return np.asarray(resized, np.float32).clip(0, 1)
+    saliency = np.asarray(resized, np.float32)
+    return np.clip(saliency, 0, 1, out=saliency)
 
 
 def activate(output: NDArray[np.float32], spec: ModelSpec) -> NDArray[np.float32]:

@@ -8,6 +8,8 @@ from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import cv2
+
 from edge_fusion.bundle import Bundle
 
 from .latency import ARITHMETIC
@@ -114,6 +116,7 @@ def run_bundle(
     backend = choose_backend(bundle, variant, options.backend)
     source = open_source(options.source, masks=False, note=note)
     stop = stop or threading.Event()
+    cv2.setNumThreads(1)  # each stage has a thread of its own: more of them would only spin
     with ExitStack() as held:
         session = held.enter_context(closing(open_session(bundle, variant, backend)))
         sampler = held.enter_context(Sampler(open_telemetry()))

@@ -25,7 +25,8 @@ Colour = tuple[int, int, int]  # blue, green, red: 0..255
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _INSET_PART = 4  # the inset is a quarter of the image wide
 _TEXT_HEIGHT_PART = 32  # a caption is a thirty-second of the image high
-_BAND = 64  # rows painted at a time: what a band needs stays in the cache and off the page tables
+_BAND = 40_000  # pixels painted at a time: what they need stays in the cache
+_REACH = 2  # pixels that the outline stands out
 _SMALLEST_INSET = 24  # pixels; below it depth cannot be made out
 _NEARNESS = DepthInput()  # the eye wants the foreground spread out, as models do
 
@@ -91,11 +92,9 @@ def draw_overlay(
             cure="make it with saliency_map(output, spec, frame.rgb.shape[:2])",
         )
     alpha = np.asarray(cv2.convertScaleAbs(saliency, alpha=255), np.uint8)
-    edge = _outline(alpha)
     canvas = np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), np.uint8)
-    for top in range(0, len(canvas), _BAND):
-        rows = slice(top, top + _BAND)
-        _paint(canvas[rows], alpha[rows], edge[rows], style)
+    cv2.convertScaleAbs(canvas, dst=canvas, alpha=_level(style.background) / 255)
+    _paint_salient(canvas, rgb, alpha, style)
     if inset is not None:
         _place(canvas, inset)
     if caption:
@@ -141,6 +140,27 @@ def colour_depth(frame: RgbdFrame, size: tuple[int, int], palette: int) -> Image
     picture = cv2.applyColorMap((nearness * 255).astype(np.uint8), palette)
     picture[~valid] = 0
     return np.asarray(picture, np.uint8)
+
+
+def _paint_salient(canvas: Image, rgb: Image, alpha: Image, style: OverlayStyle) -> None:
+    """Paint what is salient at all, and the outline around it; the rest is mostly most of it."""
+    x, y, w, h = cv2.boundingRect(alpha)
+    if not w:
+        return
+    left, right, bottom = max(x - _REACH, 0), x + w + _REACH, y + h + _REACH
+    height = max(16, _BAND // (right - left))
+    for top in range(max(y - _REACH, 0), bottom, height):
+        rows = slice(top, min(top + height, bottom))
+        above, before = max(top - _REACH, 0), max(left - _REACH, 0)
+        around = np.ascontiguousarray(alpha[above : rows.stop + _REACH, before : right + _REACH])
+        part = np.asarray(cv2.cvtColor(rgb[rows, left:right], cv2.COLOR_RGB2BGR), np.uint8)
+        edge = _outline(around)[top - above :, left - before :][: len(part), : part.shape[1]]
+        _paint(part, alpha[rows, left:right], edge, style)
+        canvas[rows, left:right] = part
+
+
+def _level(share: float) -> int:
+    return round(255 * share)
 
 
 def _paint(bgr: Image, alpha: Image, edge: Image, style: OverlayStyle) -> None:
