@@ -147,7 +147,8 @@ def main(
         table.add_row(one.flavour, one.set, str(one.n), *values)
     Console().print(table)
     if json_out is not None:
-        text = json.dumps([asdict(one) for one in distances], indent=1)
+        known = [{k: None if v != v else v for k, v in asdict(one).items()} for one in distances]
+        text = json.dumps(known, indent=1, allow_nan=False)
         write_bytes(json_out, text.encode(), "the figures")
     pooled = [one for one in distances if one.set == POOLED]
     far = [d.flavour for d in pooled if d.mean_abs > max_mean or abs(d.mae_change) > max_mae]

@@ -6,7 +6,7 @@ normalisation that differs between them ruins a quantized model without any mess
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import cv2
@@ -141,12 +141,25 @@ def _spread(
     # Every second row and column gives the same percentiles at a fifth of the cost, which was most
     # of what preprocessing cost; a frame with very few readings is taken whole.
     sparse = values[::2, ::2][valid[::2, ::2]]
-    low, high = np.percentile(sparse if sparse.size >= _ENOUGH else values[valid], percentiles)
+    low, high = _percentiles(sparse if sparse.size >= _ENOUGH else values[valid], percentiles)
     scale = 1 / (high - low) if high - low > _MIN_SPREAD * max(abs(high), _MIN_SPREAD) else 0.0
     # In place: what is allocated and thrown away costs more than the arithmetic.
     np.subtract(values, np.float32(low), out=values)
     np.multiply(values, np.float32(scale), out=values)
     return np.clip(values, 0, 1, out=values)
+
+
+def _percentiles(values: NDArray[np.float32], percentiles: Sequence[float]) -> list[float]:
+    """Like ``np.percentile``, which takes twice as long over so few values."""
+    places = [(len(values) - 1) * percent / 100 for percent in percentiles]
+    below = [int(place) for place in places]
+    above = [min(index + 1, len(values) - 1) for index in below]
+    ordered = np.partition(values, sorted({*below, *above}))
+    ends = ((float(ordered[a]), float(ordered[b])) for a, b in zip(below, above, strict=True))
+    return [
+        low + (high - low) * (place - index)
+        for (low, high), place, index in zip(ends, places, below, strict=True)
+    ]
 
 
 def _nearness(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from edge_fusion import preprocess
 from edge_fusion.errors import FrameError
 from edge_fusion.frame import RgbdFrame
 from edge_fusion.preprocess import (
@@ -161,3 +162,24 @@ def test_large_logits_do_not_overflow_and_rounding_is_no_fault() -> None:
 def test_a_broken_output_is_refused(output: np.ndarray, complaint: str) -> None:
     with pytest.raises(FrameError, match=complaint):
         saliency_map(output, ModelSpec(name="m"), (4, 4))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 57, 5000])
+def test_percentiles_are_those_of_numpy(count: int) -> None:
+    values = np.random.default_rng(count).random(count, np.float32)
+    expected = np.percentile(values.astype(np.float64), (0, 1, 50, 99, 100))
+    np.testing.assert_allclose(preprocess._percentiles(values, (0, 1, 50, 99, 100)), expected)
+
+
+@pytest.mark.parametrize("missing", [0.02, 0.5, 0.98])
+def test_a_hole_takes_a_reading_that_is_nearest(missing: float) -> None:
+    rng = np.random.default_rng(0)
+    unit, valid = rng.random((24, 31), np.float32), rng.random((24, 31)) > missing
+    filled = preprocess._nearest_holes(unit, valid)
+    assert np.array_equal(filled[valid], unit[valid])
+    rows, columns = np.nonzero(valid)
+    for row, column in np.argwhere(~valid):
+        apart = np.hypot(rows - row, columns - column)
+        # The transform goes by steps of a chamfer: a few percent longer ways count as equal.
+        near = unit[rows, columns][apart <= 1.1 * apart.min() + 0.1]
+        assert filled[row, column] in near
