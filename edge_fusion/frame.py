@@ -100,9 +100,9 @@ class RgbdFrame:
 
 def valid_depth(depth: NDArray[Any], spec: DepthSpec) -> NDArray[np.bool_]:
     """Where ``depth`` holds a reading: finite, not ``spec.invalid``, and positive if metric."""
-    valid = np.isfinite(depth) if depth.dtype.kind == "f" else np.ones(depth.shape, np.bool_)
-    if spec.invalid is not None:
+    valid: NDArray[np.bool_] = depth > 0 if spec.metric else np.ones(depth.shape, np.bool_)
+    if spec.invalid is not None and not (spec.metric and spec.invalid == 0):
         valid &= depth != spec.invalid
-    if spec.metric:
-        valid &= depth > 0
+    if depth.dtype.kind == "f":
+        valid &= np.isfinite(depth)
     return valid

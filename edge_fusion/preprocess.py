@@ -199,7 +199,7 @@ _NORMALISERS: dict[
 
 
 def _zero_holes(unit: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
-    return np.where(valid, unit, np.float32(0))
+    return np.multiply(unit, valid, out=unit)
 
 
 def _nearest_holes(unit: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:

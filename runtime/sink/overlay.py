@@ -25,7 +25,7 @@ Colour = tuple[int, int, int]  # blue, green, red: 0..255
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _INSET_PART = 4  # the inset is a quarter of the image wide
 _TEXT_HEIGHT_PART = 32  # a caption is a thirty-second of the image high
-_BAND = 40_000  # pixels painted at a time: what they need stays in the cache
+_BAND = 100_000  # pixels painted at a time: what they need stays in the cache
 _REACH = 2  # pixels that the outline stands out
 _SMALLEST_INSET = 24  # pixels; below it depth cannot be made out
 _NEARNESS = DepthInput()  # the eye wants the foreground spread out, as models do
@@ -174,7 +174,10 @@ def _paint(bgr: Image, alpha: Image, edge: Image, style: OverlayStyle) -> None:
 
 def _scaled_planes(plane: Image, colour: Colour) -> Image:
     """(H, W) 0..255 as (H, W, 3): at 255 the colour itself, below it a share of it."""
-    shares = [cv2.convertScaleAbs(plane, alpha=level / 255) for level in colour]
+    shares = [
+        cv2.convertScaleAbs(plane, alpha=level / 255) if level else np.zeros_like(plane)
+        for level in colour
+    ]
     return np.asarray(cv2.merge(shares), np.uint8)
 
 
