@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -85,6 +86,9 @@ class _Result(NamedTuple):
     at_ns: int  # when it was ready
 
 
+Feed = Callable[[Callable[[_Prepared], object]], None]  # hands the next prepared pair on
+
+
 class Pipeline:
     """One run: its threads, what lies between them, and the account."""
 
@@ -107,15 +111,15 @@ class Pipeline:
         self._arrived: Handoff[_Captured] = BoundedQueue(options.queue_size)
         self._prepared: Handoff[_Prepared] = BoundedQueue(options.queue_size)
         self._results: Handoff[_Result] = BoundedQueue(options.queue_size)
-        self._stages = {
+        self._stages: dict[str, Callable[[], None]] = {
             "sink": self._deliver,
-            "inference": self._infer,
+            "inference": partial(self._infer, self._take_prepared),
             "preprocess": self._preprocess,
             "capture": self._capture,
         }
         if self._mode == "freshest":
             self._arrived, self._results = LatestSlot(), BoundedQueue(1)
-            self._stages["inference"] = self._preprocess_and_infer
+            self._stages["inference"] = partial(self._infer, self._prepare_next)
             del self._stages["preprocess"]
         self._finished, self._closing = threading.Event(), threading.Event()
         self._closed: list[str] = []  # destinations of the sinks that were finished
@@ -212,21 +216,16 @@ class Pipeline:
                 self._discard(self._arrived)
                 self._prepared.close()
 
-    def _infer(self) -> None:
+    def _infer(self, feed: Feed) -> None:
         with self._noting_errors():
             try:
-                self._process(lambda use: use(self._prepared.get()))
+                self._process(feed)
             finally:
                 self._close_before_model()
                 self._results.close()
 
-    def _preprocess_and_infer(self) -> None:
-        with self._noting_errors():
-            try:
-                self._process(self._prepare_next)
-            finally:
-                self._close_before_model()
-                self._results.close()
+    def _take_prepared(self, use: Callable[[_Prepared], object]) -> None:
+        use(self._prepared.get())
 
     def _deliver(self) -> None:
         try:
@@ -300,7 +299,7 @@ class Pipeline:
         wait_ns = taken_ns - captured.at_ns
         use(_Prepared(captured, frame, inputs, wait_ns, ready_ns - taken_ns, ready_ns))
 
-    def _process(self, feed: Callable[[Callable[[_Prepared], None]], object]) -> None:
+    def _process(self, feed: Feed) -> None:
         """Run the model on what ``feed`` gives, up to the limit."""
         processed = 0
 

@@ -124,15 +124,21 @@ def run_bundle(
         meter = RunMeter(sampler)
         if options.idle_s:
             meter.measure_idle(options.idle_s, stop)
-        drops: dict[str, int] = {}
+        newest: FrameRecord | None = None
 
         def through(record: FrameRecord) -> None:
+            nonlocal newest
+            newest = record
             meter.frame()
-            drops.update(record.drops)
-            drops.update({f"{what}, at the source": n for what, n in losses_of(source).items()})
             watchdog.frame(f"{record.fps:.1f} fps, {record.dropped} dropped")
             if on_frame is not None:
                 on_frame(record)
+
+        def drops() -> dict[str, int]:
+            if newest is None:
+                return {}
+            at_source = {f"{what}, at the source": n for what, n in losses_of(source).items()}
+            return {**newest.drops, **at_source}
 
         about = {
             "model": f"{bundle.manifest.model.name} {variant}",
@@ -141,7 +147,7 @@ def run_bundle(
         }
         setting = SinkSetting(
             machine=lambda: sampler.newest,
-            drops=lambda: dict(drops),
+            drops=drops,
             about=about,
             note=note,
             reads=files_of(options.source),

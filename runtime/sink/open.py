@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +13,7 @@ from urllib.parse import unquote
 from edge_fusion.dependencies import naming_missing_packages
 from edge_fusion.errors import OutputError
 
-from ..source.keys import Key
+from ..source.keys import Key, describe_keys
 from .base import Sink
 from .beside import Beside
 from .keys import RERUN_KEYS, ROS2_KEYS, WEB_KEYS
@@ -180,16 +180,9 @@ def describe_sinks() -> str:
     for kind in kinds.values():
         needs = f"; needs {kind.extra}" if kind.extra else ""
         lines.append(f"{kind.form}  {kind.meaning}{needs}")
-        lines.extend(_described(kind.keys))
+        lines.extend(describe_keys(kind.keys))
     lines.append(f"{TIME} in the name of a file or folder: when it was opened, UTC 20260131-235959")
     return "\n".join(lines)
-
-
-def _described(keys: Mapping[str, Key]) -> Iterator[str]:
-    forms = [f"{name}={key.form}" for name, key in keys.items()]
-    width = max(map(len, forms), default=0)
-    for form, key in zip(forms, keys.values(), strict=True):
-        yield f"    {form:<{width}}  {key.meaning}"
 
 
 def _wanted(destination: str, now: str = TIME) -> _Wanted:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,3 +137,11 @@ CAMERA_KEYS: dict[str, Key] = {
         patience, "SECONDS|forever", "how long to look for it when it is lost (default forever)"
     ),
 }
+
+
+def describe_keys(keys: Mapping[str, Key]) -> Iterator[str]:
+    """A line for each key: what to write, and what it does."""
+    forms = [f"{name}={key.form}" for name, key in keys.items()]
+    width = max(map(len, forms), default=0)
+    for form, key in zip(forms, keys.values(), strict=True):
+        yield f"    {form:<{width}}  {key.meaning}"

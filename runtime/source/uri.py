@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from edge_fusion.errors import SourceError
 
 from .base import Source, StoredSource
 from .credentials import HIDDEN, without_credentials
-from .keys import CAMERA_KEYS, REPLAY_KEYS, Key
+from .keys import CAMERA_KEYS, REPLAY_KEYS, describe_keys
 from .reconnect import Reconnecting, ReconnectOptions
 from .replay import ReplayOptions, replayed
 from .schemes import SCHEMES
@@ -122,19 +122,12 @@ def describe_schemes() -> str:
     lines: list[str] = []
     for scheme in SCHEMES.values():
         lines.append(f"{scheme.form}  {scheme.meaning}")
-        lines.extend(_described(scheme.keys))
+        lines.extend(describe_keys(scheme.keys))
     for kind, keys in (("recording", REPLAY_KEYS), ("camera", CAMERA_KEYS)):
         fitting = [name for name, one in SCHEMES.items() if keys.items() <= one.all_keys.items()]
         lines.append(f"every {kind}: {', '.join(f'{name}://' for name in fitting)}")
-        lines.extend(_described(keys))
+        lines.extend(describe_keys(keys))
     return "\n".join(lines)
-
-
-def _described(keys: Mapping[str, Key]) -> Iterator[str]:
-    forms = [f"{name}={key.form}" for name, key in keys.items()]
-    width = max(map(len, forms), default=0)
-    for form, key in zip(forms, keys.values(), strict=True):
-        yield f"    {form:<{width}}  {key.meaning}"
 
 
 def _split(uri: str) -> tuple[str, str, str]:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import re
 import socket
 import subprocess
@@ -127,24 +126,17 @@ FULL = [
 
 @pytest.mark.parametrize(("who", "message"), FULL)
 def test_a_full_disk_ends_the_recording_and_not_the_patience(
-    tmp_path: Path, who: str, message: str
+    disk_of: Callable[[int], Path], who: str, message: str
 ) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", str(disk)]
-    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small disk needs privileges")
-    try:
-        command = [sys.executable, "-c", FULL_DISK_SCRIPT, str(disk), who]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-        assert done.returncode == 0, done.stderr
-        assert re.search(message, done.stdout)
-        assert "ended" in done.stdout
-        assert {one.name for one in disk.iterdir()} - {"other"} == {"out.rrd"}
-        if who == "itself":
-            assert "/camera/colour" in entities(disk / "out.rrd")
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
+    disk = disk_of(40)
+    command = [sys.executable, "-c", FULL_DISK_SCRIPT, str(disk), who]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0, done.stderr
+    assert re.search(message, done.stdout)
+    assert "ended" in done.stdout
+    assert {one.name for one in disk.iterdir()} - {"other"} == {"out.rrd"}
+    if who == "itself":
+        assert "/camera/colour" in entities(disk / "out.rrd")
 
 
 def test_an_existing_recording_is_refused_and_untouched(tmp_path: Path) -> None:

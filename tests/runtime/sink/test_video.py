@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -187,15 +187,9 @@ def test_a_nearly_full_disk_is_refused_at_the_door(
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def small_disk(disk_of: Callable[[int], Path]) -> Path:
     """A real disk of 17 MiB, one more than the reserve."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=17m", "tmpfs", str(folder)]
-    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small disk needs privileges")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    return disk_of(17)
 
 
 def test_a_disk_that_fills_up_ends_the_video_in_time(small_disk: Path, result: MakeResult) -> None:
