@@ -23,7 +23,7 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks.command import run
-from benchmarks.reference.data import POOLED_SETS, read_set
+from benchmarks.reference.data import REAL_SETS, read_set
 from benchmarks.reference.evaluate import Predictor, session_predictor
 from edge_fusion.bundle import Bundle
 from edge_fusion.errors import BundleError, GateError
@@ -138,7 +138,7 @@ def main(
         raise BundleError(
             f"{bundle} lacks {', '.join(missing)}", cure="build it with --precision int8"
         )
-    sets = {name: read_set(data, name) for name in POOLED_SETS}
+    sets = {name: read_set(data, name) for name in REAL_SETS}
     sets |= {name: read_set(data, name) for name in STREAMS}
     distances = measure(opened, sets)
     table = Table("flavour", "set", "n", "mean difference", "worst frame", "change of MAE")

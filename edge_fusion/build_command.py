@@ -99,6 +99,13 @@ def build(
             rich_help_panel=_BUNDLES,
         ),
     ] = None,
+    force_int8: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Node names (globs) to quantize although the policy keeps them; may be repeated.",
+            rich_help_panel=_BUNDLES,
+        ),
+    ] = None,
     opset: Annotated[
         int | None,
         typer.Option(
@@ -260,6 +267,7 @@ def _build_bundle(given: dict[str, Any]) -> None:
         calib_count=given["calib_count"],
         seed=given["seed"],
         keep_fp16=tuple(given["keep_fp16"] or ()),
+        force_int8=tuple(given["force_int8"] or ()),
         opset=given["opset"],
         exporter=given["exporter"].value,
         allow_partial=given["allow_partial"],

@@ -34,6 +34,8 @@ class BuildOptions:
         calib_count: How many pairs to calibrate on.
         seed: Seed of that choice.
         keep_fp16: Globs of node names to keep out of INT8.
+        force_int8: Globs of node names to quantize although the policy, or the model's own record,
+            would keep them.
         opset: ONNX opset; None takes 18, or the newest the target reads where that is older.
         exporter: ``dynamo`` or ``legacy``.
         allow_partial: Accept a checkpoint that leaves some weights as they were made.
@@ -55,6 +57,7 @@ class BuildOptions:
     calib_count: int = 64
     seed: int = 0
     keep_fp16: tuple[str, ...] = ()
+    force_int8: tuple[str, ...] = ()
     opset: int | None = None
     exporter: Literal["dynamo", "legacy"] = "dynamo"
     allow_partial: bool = False
@@ -156,6 +159,11 @@ def weights_of(options: BuildOptions) -> Path | None:
     if options.checkpoint or options.untrained or not options.is_ours:
         return options.checkpoint
     return shipped_weights(options.model)
+
+
+def advised_fp16(options: BuildOptions) -> tuple[str, ...]:
+    """Globs of nodes that the record of a model of ours keeps out of INT8."""
+    return MODELS[options.model].keep_fp16 if options.is_ours else ()
 
 
 def calibration_options(options: BuildOptions, *, few: int, fallback: str) -> CalibrationOptions:

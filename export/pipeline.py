@@ -36,6 +36,7 @@ from .load import convert_opset, load_onnx
 from .models.registry import load_model
 from .options import (
     BuildOptions,
+    advised_fp16,
     calibration_options,
     check_model,
     model_spec,
@@ -230,7 +231,9 @@ def _quantize(
     progress: Progress,
 ) -> Quantized:
     """Quantize -> legalise -> parity."""
-    policy = PrecisionPolicy(keep_fp16=options.keep_fp16)
+    policy = PrecisionPolicy(
+        advised=advised_fp16(options), keep_fp16=options.keep_fp16, force_int8=options.force_int8
+    )
     plan = plan_precision(graph, policy)
     settings = QuantizeOptions()
     progress("calibrate", 0, len(samples))

@@ -45,8 +45,11 @@ class PrecisionPolicy:
             FP32 0.092 with them in INT8, 0.016 without.
         head: Keep the last weighted layer before each output.
         types: Operators that are kept wherever they stand.
+        advised: Further nodes to keep, as the model's own record advises: names, with ``*`` and
+            ``?``.
         keep_fp16: Further nodes to keep: names, with ``*`` and ``?``.
-        force_int8: Nodes to take out of everything above: names, with ``*`` and ``?``.
+        force_int8: Nodes to take out of everything above but ``keep_fp16``: names, with ``*`` and
+            ``?``.
     """
 
     residual_adds: bool = True
@@ -55,6 +58,7 @@ class PrecisionPolicy:
     stem: bool = True
     head: bool = True
     types: tuple[str, ...] = tuple(_TYPE_REASONS)
+    advised: tuple[str, ...] = ()
     keep_fp16: tuple[str, ...] = ()
     force_int8: tuple[str, ...] = ()
 
@@ -112,11 +116,13 @@ def plan_precision(model: onnx.ModelProto, policy: PrecisionPolicy | None = None
             f"and force_int8 ({forced[both[0]]})",
             cure="narrow one of the patterns",
         )
-    ends = dict.fromkeys(_stem(graph), _STEM_REASON) if policy.stem else {}
-    ends |= dict.fromkeys(_head(graph), _HEAD_REASON) if policy.head else {}
+    advised = _matches(graph, policy.advised, "advised")
+    special = {name: f"advised for this model: {pattern}" for name, pattern in advised.items()}
+    special |= dict.fromkeys(_stem(graph), _STEM_REASON) if policy.stem else {}
+    special |= dict.fromkeys(_head(graph), _HEAD_REASON) if policy.head else {}
     kept: dict[str, str] = {}
     for node in graph.nodes:
-        reason = _reason(graph, node, policy, ends)
+        reason = _reason(graph, node, policy, special)
         if node.name in named:
             reason = f"named by keep_fp16: {named[node.name]}"
         if reason and node.name not in forced:
@@ -141,7 +147,7 @@ def _matches(graph: GraphView, patterns: tuple[str, ...], option: str) -> dict[s
 
 
 def _reason(
-    graph: GraphView, node: Node, policy: PrecisionPolicy, ends: Mapping[str, str]
+    graph: GraphView, node: Node, policy: PrecisionPolicy, special: Mapping[str, str]
 ) -> str | None:
     """Why a node must stay FP16; None where it need not, or where it is constant."""
     computed = graph.computed(node)
@@ -149,8 +155,8 @@ def _reason(
         return None
     if node.op_type in policy.types:
         return _TYPE_REASONS.get(node.op_type, "operator named by the policy")
-    if node.name in ends:
-        return ends[node.name]
+    if node.name in special:
+        return special[node.name]
     if node.op_type == "Add" and len(computed) == 2 and policy.residual_adds:
         return _RESIDUAL_REASON
     if node.op_type in ("MatMul", "Gemm") and not graph.weighted(node):

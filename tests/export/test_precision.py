@@ -73,6 +73,8 @@ OVERRIDES = [
     (PrecisionPolicy(keep_fp16=("fusion.qkv/MatMul",)), set(), {"fusion.qkv/MatMul"}),
     (PrecisionPolicy(force_int8=("fusion/MatMul*",)), {"fusion/MatMul", "fusion/MatMul_1"}, set()),
     (PrecisionPolicy(force_int8=("*Add*",)), {"Add", "fusion/Add", "fusion/Add_1"}, set()),
+    (PrecisionPolicy(advised=("decoder.0/*",)), set(), {"decoder.0/Conv"}),
+    (PrecisionPolicy(advised=("decoder.[02]/*",), force_int8=("decoder.0/*",)), set(), set()),
 ]
 
 
@@ -89,6 +91,13 @@ def test_a_pattern_is_the_reason(simplified) -> None:
     assert plan.kept["decoder.0/Conv"] == "named by keep_fp16: decoder.0*"
 
 
+def test_a_model_s_own_advice_is_the_reason_and_gives_way(simplified) -> None:
+    advised = PrecisionPolicy(advised=("decoder.0/*",))
+    assert plan_precision(simplified, advised).kept["decoder.0/Conv"].startswith("advised for this")
+    overruled = PrecisionPolicy(advised=("decoder.0/*",), force_int8=("decoder.0/Conv",))
+    assert "decoder.0/Conv" not in plan_precision(simplified, overruled).kept
+
+
 def test_long_attention_says_how_long(simplified) -> None:
     policy = PrecisionPolicy(attention="int8", max_int8_tokens=8)
     assert "over 16 tokens, more than 8" in plan_precision(simplified, policy).kept["fusion/MatMul"]
@@ -97,6 +106,7 @@ def test_long_attention_says_how_long(simplified) -> None:
 REFUSED = [
     (PrecisionPolicy(keep_fp16=("encoder.9*",)), r"keep_fp16: no node is called 'encoder\.9\*'"),
     (PrecisionPolicy(force_int8=("nothing",)), r"expected a name such as 'rgb_encoder"),
+    (PrecisionPolicy(advised=("encoder.9*",)), r"advised: no node is called 'encoder\.9\*'"),
     (
         PrecisionPolicy(keep_fp16=("decoder*",), force_int8=("*Conv",)),
         r"'decoder\.0/Conv' is named in both keep_fp16 \(decoder\*\) and force_int8 \(\*Conv\)",
