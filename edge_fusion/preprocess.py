@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from math import isfinite
 from typing import Any, TypeVar
 
 import cv2
@@ -81,7 +82,8 @@ def resize_depth(depth: NDArray[T], size: tuple[int, int]) -> NDArray[T]:
 def _nearest(length: int, wanted: int) -> NDArray[np.intp]:
     """Which of ``length`` pixels stand for ``wanted`` ones, by OpenCV's own rule."""
     line = np.arange(length, dtype=np.int32)[None]
-    return cv2.resize(line, (wanted, 1), interpolation=cv2.INTER_NEAREST)[0].astype(np.intp)
+    places = cv2.resize(line, (wanted, 1), interpolation=cv2.INTER_NEAREST)[0]
+    return np.asarray(places, np.intp)
 
 
 def normalise_rgb(rgb_hwc: NDArray[np.uint8], rgb: RgbInput) -> NDArray[np.float32]:
@@ -267,7 +269,7 @@ def _nearest_holes(unit: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArr
     )
     # Readings are labelled 1, 2, ... row by row, which is the order in which this takes them.
     holes = np.flatnonzero(~valid)
-    closest = np.asarray(labels).ravel().take(holes) - 1
+    closest = np.asarray(labels, np.int32).ravel().take(holes) - 1
     unit.ravel()[holes] = unit[valid].take(closest)
     return unit
 
@@ -334,14 +336,14 @@ def activate(output: NDArray[np.float32], spec: ModelSpec) -> NDArray[np.float32
         >>> activate(np.zeros(1, np.float32), ModelSpec(name="m", output={"activation": "sigmoid"}))
         array([0.5], dtype=float32)
     """
-    if not np.isfinite(output).all():
+    low, high = float(output.min()), float(output.max())  # either is NaN where any value is
+    if not (isfinite(low) and isfinite(high)):
         raise FrameError(
             "the model's output holds NaN or infinity",
             cure="run 'edge-fusion inspect BUNDLE --self-check'; is a layer overflowing FP16?",
         )
     if spec.output.activation == "sigmoid":
         return np.asarray(0.5 + 0.5 * np.tanh(0.5 * output), np.float32)
-    low, high = float(output.min()), float(output.max())
     if low < -_ROUNDING or high > 1 + _ROUNDING:
         raise FrameError(
             "the model's output is no saliency",

@@ -196,7 +196,7 @@ def _paint_salient(canvas: Image, rgb: Image, alpha: Image, style: OverlayStyle)
 def _paint(canvas: Image, rgb: Image, alpha: Image, edge: Image, style: OverlayStyle) -> None:
     """Lighten, tint and outline one band of the darkened image in place."""
     glow = _scaled_bgr(rgb, style.foreground - style.background)
-    cv2.add(glow, (*style.tint, 0), dst=glow)
+    cv2.add(glow, np.array((*style.tint, 0), np.float64), dst=glow)
     cv2.multiply(glow, cv2.cvtColor(alpha, cv2.COLOR_GRAY2BGR), dst=glow, scale=1 / 255)
     cv2.add(canvas, glow, dst=canvas)
     cv2.max(canvas, _coloured(edge, style.outline), dst=canvas)

@@ -166,6 +166,16 @@ def test_a_broken_output_is_refused(output: np.ndarray, complaint: str) -> None:
         saliency_map(output, ModelSpec(name="m"), (4, 4))
 
 
+@pytest.mark.parametrize("activation", ["none", "sigmoid"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_one_value_that_is_no_number_is_enough(activation: str, value: float) -> None:
+    output = np.full((1, 1, 64, 64), 0.5, np.float32)
+    output[0, 0, 63, 17] = value
+    spec = ModelSpec(name="m", output=Output(activation=activation))
+    with pytest.raises(FrameError, match="NaN or infinity"):
+        saliency_map(output, spec, (64, 64))
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 57, 5000])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
 @pytest.mark.parametrize("falling", [False, True])
