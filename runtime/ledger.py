@@ -7,7 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,8 @@ class FrameRecord:
         wait_ms: Standing between stages, before the model and before the sinks.
         preprocess_ms: From the pair to the model's inputs, decoding of a live one included.
         infer_ms: The model itself.
-        postprocess_ms: From its output to a saliency map of the frame's size.
+        postprocess_ms: From its output to a saliency map, of the frame's size where a sink takes
+            one so large.
         sink_ms: All sinks together.
         latency_ms: From its arrival (live) or the end of its reading (stored) until the last sink
             was done; in a sink's hands: until the sinks got it.
@@ -211,15 +212,24 @@ class Ledger:
         )
 
     def deliver(
-        self, frame: RgbdFrame, durations_ns: tuple[int, ...], latency_ns: int
+        self, record: FrameRecord, durations_ns: tuple[int, ...], latency_ns: int
     ) -> FrameRecord:
-        """Record a frame that is through; ``durations_ns`` in the order of ``STAGES``."""
+        """Count a frame that is through; ``durations_ns`` in the order of ``STAGES``.
+
+        Returns:
+            The record that its sinks got, with what they took and the frame rate it makes.
+        """
         with self._lock:
             self._durations_ns[self._frames % _WINDOW] = (*durations_ns, latency_ns)
             self._frames += 1
             self._ended_ns = now_ns()
             self._recent_ns.append(self._ended_ns)
-        return self.record(frame, durations_ns, latency_ns)
+        return replace(
+            record,
+            sink_ms=durations_ns[-1] / 1e6,
+            latency_ms=latency_ns / 1e6,
+            fps=self.running_fps(),
+        )
 
     def running_fps(self) -> float:
         """Frame rate over the last 30 frames; 0 before there are two."""

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,10 +38,11 @@ from edge_fusion.spec import ModelSpec
 from .handoff import BoundedQueue, Closed, Handoff, LatestSlot
 from .ledger import FrameRecord, Ledger, StreamSummary, now_ns, reason_of
 from .session import Session
-from .sink.base import Onlooker, Sink
+from .sink.base import Onlooker, Sink, only_paints
 from .smooth import Smoother
 from .source.arrivals import arrivals_of
 from .source.base import Arrival, CountingSource, Source
+from .stages import Captured, Prepared, Result
 from .stream_options import StreamOptions
 
 OVERTAKEN = "overtaken by a newer frame"
@@ -56,37 +57,7 @@ _FINISH_SINKS_S = 0.75
 
 Progress = Callable[[FrameRecord], None]
 T = TypeVar("T")
-
-
-class _Captured(NamedTuple):
-    arrival: Arrival
-    capture_ns: int
-    at_ns: int  # when it was in hand
-
-    @property
-    def arrival_ns(self) -> int:
-        return self.arrival.arrival_ns or self.at_ns
-
-
-class _Prepared(NamedTuple):
-    captured: _Captured
-    frame: RgbdFrame
-    inputs: Inputs
-    wait_ns: int
-    preprocess_ns: int
-    at_ns: int  # when it was ready
-
-
-class _Result(NamedTuple):
-    prepared: _Prepared
-    plane: NDArray[np.float32]  # at the model's size
-    wait_ns: int
-    infer_ns: int
-    check_ns: int
-    at_ns: int  # when it was ready
-
-
-Feed = Callable[[Callable[[_Prepared], object]], None]  # hands the next prepared pair on
+Feed = Callable[[Callable[[Prepared], object]], None]  # hands the next prepared pair on
 
 
 class Pipeline:
@@ -103,14 +74,15 @@ class Pipeline:
     ) -> None:
         self._session, self._spec, self._source, self._sinks = session, spec, source, tuple(sinks)
         self._options, self._on_progress = options, on_progress
+        self._given = [(sink, only_paints(sink)) for sink in self._sinks]
         self._ledger = Ledger(source.uri, options.give_up_after)
         self._smooth = None if options.smoothing is None else Smoother(options.smoothing)
         self._mode = options.mode
         if options.mode == "auto":
             self._mode = "freshest" if source.live else "every"
-        self._arrived: Handoff[_Captured] = BoundedQueue(options.queue_size)
-        self._prepared: Handoff[_Prepared] = BoundedQueue(options.queue_size)
-        self._results: Handoff[_Result] = BoundedQueue(options.queue_size)
+        self._arrived: Handoff[Captured] = BoundedQueue(options.queue_size)
+        self._prepared: Handoff[Prepared] = BoundedQueue(options.queue_size)
+        self._results: Handoff[Result] = BoundedQueue(options.queue_size)
         self._stages: dict[str, Callable[[], None]] = {
             "sink": self._deliver,
             "inference": partial(self._infer, self._take_prepared),
@@ -224,7 +196,7 @@ class Pipeline:
                 self._close_before_model()
                 self._results.close()
 
-    def _take_prepared(self, use: Callable[[_Prepared], object]) -> None:
+    def _take_prepared(self, use: Callable[[Prepared], object]) -> None:
         use(self._prepared.get())
 
     def _deliver(self) -> None:
@@ -271,10 +243,10 @@ class Pipeline:
                     self._ledger.drop_unusable(reason_of("unusable frame", pair), pair)
                 elif isinstance(pair, Arrival):  # else nothing came for a while
                     self._ledger.capture(pair.number if self._source.live else None)
-                    if self._hand(self._arrived, _Captured(pair, at_ns - began_ns, at_ns)):
+                    if self._hand(self._arrived, Captured(pair, at_ns - began_ns, at_ns)):
                         self._ledger.drop(OVERTAKEN)
 
-    def _prepare_next(self, use: Callable[[_Prepared], object]) -> None:
+    def _prepare_next(self, use: Callable[[Prepared], object]) -> None:
         """Wait for the next pair and give what the model takes to ``use``, unless it is dropped."""
         captured = self._arrived.get()
         taken_ns = now_ns()
@@ -297,13 +269,13 @@ class Pipeline:
                 return
         ready_ns = now_ns()
         wait_ns = taken_ns - captured.at_ns
-        use(_Prepared(captured, frame, inputs, wait_ns, ready_ns - taken_ns, ready_ns))
+        use(Prepared(captured, frame, inputs, wait_ns, ready_ns - taken_ns, ready_ns))
 
     def _process(self, feed: Feed) -> None:
         """Run the model on what ``feed`` gives, up to the limit."""
         processed = 0
 
-        def process(prepared: _Prepared) -> None:
+        def process(prepared: Prepared) -> None:
             nonlocal processed
             with _border(SessionError, f"processing frame '{prepared.frame.id}'"):
                 result = self._result(prepared)
@@ -315,7 +287,7 @@ class Pipeline:
             feed(process)
         self._stopped = "limit reached"
 
-    def _result(self, prepared: _Prepared) -> _Result | None:
+    def _result(self, prepared: Prepared) -> Result | None:
         """What the model says of one frame, or None where that cannot be used."""
         taken_ns = now_ns()
         output = self._run_model(prepared.inputs)
@@ -328,9 +300,9 @@ class Pipeline:
         self._ledger.use()
         ready_ns = now_ns()
         spent_ns = taken_ns - prepared.at_ns, inferred_ns - taken_ns, ready_ns - inferred_ns
-        return _Result(prepared, plane, *spent_ns, ready_ns)
+        return Result(prepared, plane, *spent_ns, ready_ns)
 
-    def _is_stale(self, captured: _Captured, now: int) -> bool:
+    def _is_stale(self, captured: Captured, now: int) -> bool:
         limit_ms = self._options.max_staleness_ms
         if limit_ms is None or not self._source.live:
             return False
@@ -348,7 +320,7 @@ class Pipeline:
             )
         return outputs[name]
 
-    def _moment_ns(self, captured: _Captured, frame: RgbdFrame) -> int:
+    def _moment_ns(self, captured: Captured, frame: RgbdFrame) -> int:
         """When a frame was taken, always by the same clock; without one, frames just follow."""
         if self._source.live:
             return captured.arrival_ns
@@ -363,7 +335,9 @@ class Pipeline:
             plane = result.plane
             if self._smooth is not None:
                 plane = self._smooth(plane, self._moment_ns(captured, frame))
-            saliency = resize_saliency(plane, (frame.rgb.shape[0], frame.rgb.shape[1]))
+            whole = plane
+            if not all(paints for _, paints in self._given):
+                whole = resize_saliency(plane, (frame.rgb.shape[0], frame.rgb.shape[1]))
             ready_ns = now_ns()
             stages_ns = (
                 captured.capture_ns,
@@ -372,13 +346,13 @@ class Pipeline:
                 result.infer_ns,
                 result.check_ns + ready_ns - taken_ns,
             )
-            so_far = self._ledger.record(frame, stages_ns, ready_ns - captured.arrival_ns)
-            for sink in self._sinks:
+            record = self._ledger.record(frame, stages_ns, ready_ns - captured.arrival_ns)
+            for sink, paints in self._given:
                 with _border(OutputError, f"writing frame '{frame.id}' to '{sink.destination}'"):
-                    sink.write(frame, saliency, so_far)
+                    sink.write(frame, plane if paints else whole, record)
             done_ns = now_ns()
             record = self._ledger.deliver(
-                frame, (*stages_ns, done_ns - ready_ns), done_ns - captured.arrival_ns
+                record, (*stages_ns, done_ns - ready_ns), done_ns - captured.arrival_ns
             )
             if self._on_progress is not None:
                 with _border(OutputError, "reporting progress"):

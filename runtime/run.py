@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -116,8 +116,8 @@ def run_bundle(
     backend = choose_backend(bundle, variant, options.backend)
     source = open_source(options.source, masks=False, note=note)
     stop = stop or threading.Event()
-    cv2.setNumThreads(1)  # each stage has a thread of its own: more of them would only spin
     with ExitStack() as held:
+        held.enter_context(_one_opencv_thread())
         session = held.enter_context(closing(open_session(bundle, variant, backend)))
         sampler = held.enter_context(Sampler(open_telemetry()))
         watchdog = held.enter_context(Watchdog(Notifier()))
@@ -163,6 +163,17 @@ def run_bundle(
         )
         telemetry, execution = meter.summary(), execution_of(session)
     return Run(str(options.bundle), variant, backend, summary, telemetry, execution)
+
+
+@contextmanager
+def _one_opencv_thread() -> Iterator[None]:
+    """Each stage has a thread of its own: more of OpenCV's would only spin."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
 
 
 _MODES = {"every": "every pair", "freshest": "always the freshest pair"}

@@ -28,7 +28,8 @@ class Sink(Protocol):
 
         Args:
             frame: The frame the saliency belongs to.
-            saliency: (H, W) float32 in 0..1, as large as the frame; not to be changed.
+            saliency: (H, W) float32 in 0..1, as large as the frame; not to be changed. A
+                :class:`Painter` may get the model's own smaller map.
             record: Its way through the stream until now: ``sink_ms`` is still 0.
 
         Raises:
@@ -46,6 +47,25 @@ class Sink(Protocol):
             OutputError: What was written could not be finished.
         """
         ...
+
+
+@runtime_checkable
+class Painter(Protocol):
+    """A sink that may do nothing with saliency but paint it.
+
+    It then gets the map at the model's own size: :func:`.overlay.draw_overlay` enlarges the salient
+    part as it paints, and no map of the frame's size has to be made where nobody else takes one.
+    """
+
+    @property
+    def paints(self) -> bool:
+        """Whether it only paints."""
+        ...
+
+
+def only_paints(sink: Sink) -> bool:
+    """Whether a sink takes the model's own map as well as the one of the frame's size."""
+    return isinstance(sink, Painter) and sink.paints
 
 
 @runtime_checkable

@@ -13,7 +13,7 @@ from edge_fusion.frame import RgbdFrame
 
 from ..handoff import Closed, LatestSlot
 from ..ledger import FrameRecord
-from .base import Sink
+from .base import Sink, only_paints
 
 _FINISH_S = 0.4
 
@@ -45,6 +45,11 @@ class Beside:
     def destination(self) -> str:
         """The sink's."""
         return self._sink.destination
+
+    @property
+    def paints(self) -> bool:
+        """Whether the sink does nothing else."""
+        return only_paints(self._sink)
 
     def write(self, frame: RgbdFrame, saliency: NDArray[np.float32], record: FrameRecord) -> None:
         """Leave a result for the sink; never waits.

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from math import ceil, gcd
 from typing import TypeAlias
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_fusion.errors import OutputError
 from edge_fusion.frame import RgbdFrame, valid_depth
-from edge_fusion.preprocess import normalise_depth
+from edge_fusion.preprocess import normalise_depth, resize_depth
 from edge_fusion.spec import DepthInput
 
 Image: TypeAlias = NDArray[np.uint8]
@@ -64,7 +64,8 @@ def draw_overlay(
 
     Args:
         rgb: (H, W, 3) uint8, red first; left as it is.
-        saliency: (H, W) float32, 0..1.
+        saliency: (h, w) float32, 0..1: the map of the image's size, or the model's own smaller
+            one, of which only what is salient is then enlarged.
         style: Brightness and colours.
         inset: (h, w, 3) uint8, blue first: a small picture for the upper right corner, such as
             :func:`depth_inset` makes. It must fit.
@@ -72,9 +73,6 @@ def draw_overlay(
 
     Returns:
         (H, W, 3) uint8, blue first, as OpenCV's writers take it.
-
-    Raises:
-        OutputError: The saliency map has another size than the image.
 
     Example:
         >>> grey = np.full((48, 64, 3), 200, np.uint8)
@@ -84,17 +82,11 @@ def draw_overlay(
         >>> bool(overlay[24, 30].sum() > overlay[4, 4].sum())
         True
     """
-    if saliency.shape != rgb.shape[:2]:
-        raise OutputError(
-            "a saliency map must be as large as its image",
-            expected=f"{rgb.shape[:2]}",
-            got=f"{saliency.shape}",
-            cure="make it with saliency_map(output, spec, frame.rgb.shape[:2])",
-        )
-    alpha = np.asarray(cv2.convertScaleAbs(saliency, alpha=255), np.uint8)
-    canvas = np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), np.uint8)
-    cv2.convertScaleAbs(canvas, dst=canvas, alpha=_level(style.background) / 255)
-    _paint_salient(canvas, rgb, alpha, style)
+    canvas = _scaled_bgr(rgb, style.background)
+    levels = np.asarray(cv2.convertScaleAbs(saliency, alpha=255), np.uint8)
+    part, alpha = _salient_part(levels, rgb.shape[:2])
+    if alpha.size:
+        _paint_salient(canvas[part], rgb[part], alpha, style)
     if inset is not None:
         _place(canvas, inset)
     if caption:
@@ -132,51 +124,88 @@ def colour_depth(frame: RgbdFrame, size: tuple[int, int], palette: int) -> Image
     Returns:
         (H, W, 3) uint8 of that size, blue first.
     """
-    depth = cv2.resize(frame.depth, size, interpolation=cv2.INTER_NEAREST)
+    depth = resize_depth(frame.depth, size)
     valid = valid_depth(depth, frame.depth_spec)
     if not valid.any():
         return np.zeros((*depth.shape, 3), np.uint8)
     nearness = normalise_depth(depth, frame.depth_spec, _NEARNESS)
-    picture = cv2.applyColorMap((nearness * 255).astype(np.uint8), palette)
-    picture[~valid] = 0
-    return np.asarray(picture, np.uint8)
+    levels = cv2.max((nearness * 255).astype(np.uint8), valid.view(np.uint8))  # 0: no reading
+    return np.asarray(cv2.applyColorMap(levels, _colours(palette)), np.uint8)
+
+
+@lru_cache(maxsize=4)
+def _colours(palette: int) -> Image:
+    """The palette, but black at 0; given by its number, OpenCV computes it for every picture."""
+    colours = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], palette)
+    colours[0] = 0
+    return np.asarray(colours, np.uint8)
+
+
+def _scaled_bgr(rgb: Image, share: float) -> Image:
+    """A share of the image, blue first: both in one pass."""
+    return np.asarray(cv2.transform(rgb, _swap(share)), np.uint8)
+
+
+@lru_cache(maxsize=8)
+def _swap(share: float) -> NDArray[np.float32]:
+    return np.array([[0, 0, share], [0, share, 0], [share, 0, 0]], np.float32)
+
+
+def _salient_part(levels: Image, size: tuple[int, int]) -> tuple[tuple[slice, slice], Image]:
+    """Where in an image of ``size`` anything is salient, and (h, w) levels of that part.
+
+    It is cut out before it is enlarged, in whole blocks of pixels that the image has a whole number
+    of pixels for: so each level is that of the whole map enlarged.  What is mostly most of the
+    image, and not salient, costs nothing.
+    """
+    left, top, width, height = cv2.boundingRect(levels)
+    rows = _blocks(top, top + height, levels.shape[0], size[0])
+    columns = _blocks(left, left + width, levels.shape[1], size[1])
+    part = rows[1], columns[1]
+    if not width or levels.shape == size:
+        return part, levels[part]
+    shape = part[1].stop - part[1].start, part[0].stop - part[0].start
+    enlarged = cv2.resize(levels[rows[0], columns[0]], shape, interpolation=cv2.INTER_LINEAR)
+    return part, np.asarray(enlarged, np.uint8)
+
+
+def _blocks(start: int, stop: int, length: int, wanted: int) -> tuple[slice, slice]:
+    """``start:stop`` of ``length`` pixels, grown to whole blocks; the same of ``wanted`` pixels.
+
+    With a pixel of margin, so that what a part is cut from is nothing, as its border then is, and
+    with room for the outline.
+    """
+    blocks = gcd(length, wanted)
+    block, wide = length // blocks, wanted // blocks
+    margin = 1 + ceil(_REACH * block / wide)
+    first, last = max(start - margin, 0) // block, min(-(-(stop + margin) // block), blocks)
+    return slice(first * block, last * block), slice(first * wide, last * wide)
 
 
 def _paint_salient(canvas: Image, rgb: Image, alpha: Image, style: OverlayStyle) -> None:
-    """Paint what is salient at all, and the outline around it; the rest is mostly most of it."""
-    x, y, w, h = cv2.boundingRect(alpha)
-    if not w:
-        return
-    left, right, bottom = max(x - _REACH, 0), x + w + _REACH, y + h + _REACH
-    height = max(16, _BAND // (right - left))
-    for top in range(max(y - _REACH, 0), bottom, height):
-        rows = slice(top, min(top + height, bottom))
-        above, before = max(top - _REACH, 0), max(left - _REACH, 0)
-        around = np.ascontiguousarray(alpha[above : rows.stop + _REACH, before : right + _REACH])
-        part = np.asarray(cv2.cvtColor(rgb[rows, left:right], cv2.COLOR_RGB2BGR), np.uint8)
-        edge = _outline(around)[top - above :, left - before :][: len(part), : part.shape[1]]
-        _paint(part, alpha[rows, left:right], edge, style)
-        canvas[rows, left:right] = part
+    """Paint what is salient at all, and the outline around it, band by band."""
+    edge = _outline(alpha)
+    height = max(1, _BAND // alpha.shape[1])
+    for top in range(0, len(alpha), height):
+        left, _, width, _ = cv2.boundingRect(alpha[max(top - _REACH, 0) : top + height + _REACH])
+        if width:
+            band = slice(top, top + height), slice(max(left - _REACH, 0), left + width + _REACH)
+            _paint(canvas[band], rgb[band], alpha[band], edge[band], style)
 
 
-def _level(share: float) -> int:
-    return round(255 * share)
+def _paint(canvas: Image, rgb: Image, alpha: Image, edge: Image, style: OverlayStyle) -> None:
+    """Lighten, tint and outline one band of the darkened image in place."""
+    glow = _scaled_bgr(rgb, style.foreground - style.background)
+    cv2.add(glow, np.array((*style.tint, 0), np.float64), dst=glow)
+    cv2.multiply(glow, cv2.cvtColor(alpha, cv2.COLOR_GRAY2BGR), dst=glow, scale=1 / 255)
+    cv2.add(canvas, glow, dst=canvas)
+    cv2.max(canvas, _coloured(edge, style.outline), dst=canvas)
 
 
-def _paint(bgr: Image, alpha: Image, edge: Image, style: OverlayStyle) -> None:
-    """Darken, tint and outline one band of the image in place."""
-    rise = style.foreground - style.background
-    gain = cv2.convertScaleAbs(alpha, alpha=rise, beta=255 * style.background)
-    cv2.multiply(bgr, cv2.merge([gain, gain, gain]), dst=bgr, scale=1 / 255)
-    cv2.add(bgr, _scaled_planes(alpha, style.tint), dst=bgr)
-    cv2.max(bgr, _scaled_planes(edge, style.outline), dst=bgr)
-
-
-def _scaled_planes(plane: Image, colour: Colour) -> Image:
+def _coloured(plane: Image, colour: Colour) -> Image:
     """(H, W) 0..255 as (H, W, 3): at 255 the colour itself, below it a share of it."""
     shares = [
-        cv2.convertScaleAbs(plane, alpha=level / 255) if level else np.zeros_like(plane)
-        for level in colour
+        plane if level == 255 else cv2.convertScaleAbs(plane, alpha=level / 255) for level in colour
     ]
     return np.asarray(cv2.merge(shares), np.uint8)
 

@@ -76,6 +76,11 @@ class OverlayVideo:
         """The video's path."""
         return str(self._path)
 
+    @property
+    def paints(self) -> bool:
+        """It does nothing else with saliency."""
+        return True
+
     def write(self, frame: RgbdFrame, saliency: NDArray[np.float32], record: FrameRecord) -> None:
         """Append one overlay.
 

@@ -52,6 +52,11 @@ class Window:
         """The window."""
         return "window://"
 
+    @property
+    def paints(self) -> bool:
+        """It does nothing else with saliency."""
+        return True
+
     def write(self, frame: RgbdFrame, saliency: NDArray[np.float32], record: FrameRecord) -> None:
         """Show one overlay and take the keys that were pressed.
 

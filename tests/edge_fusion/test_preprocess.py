@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 
@@ -11,6 +12,7 @@ from edge_fusion.preprocess import (
     normalise_depth,
     normalise_rgb,
     prepare,
+    resize_depth,
     saliency_map,
 )
 from edge_fusion.spec import DepthInput, DepthSpec, ModelSpec, Output, RgbInput
@@ -164,18 +166,100 @@ def test_a_broken_output_is_refused(output: np.ndarray, complaint: str) -> None:
         saliency_map(output, ModelSpec(name="m"), (4, 4))
 
 
+@pytest.mark.parametrize("activation", ["none", "sigmoid"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_one_value_that_is_no_number_is_enough(activation: str, value: float) -> None:
+    output = np.full((1, 1, 64, 64), 0.5, np.float32)
+    output[0, 0, 63, 17] = value
+    spec = ModelSpec(name="m", output=Output(activation=activation))
+    with pytest.raises(FrameError, match="NaN or infinity"):
+        saliency_map(output, spec, (64, 64))
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 57, 5000])
-def test_percentiles_are_those_of_numpy(count: int) -> None:
-    values = np.random.default_rng(count).random(count, np.float32)
-    expected = np.percentile(values.astype(np.float64), (0, 1, 50, 99, 100))
-    np.testing.assert_allclose(preprocess._percentiles(values, (0, 1, 50, 99, 100)), expected)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("falling", [False, True])
+def test_percentiles_are_those_of_numpy(count: int, dtype: type, falling: bool) -> None:
+    wanted = (0, 1, 50, 99, 100)
+    depth = (1 + 250 * np.random.default_rng(count).random((1, count))).astype(dtype)
+    value = preprocess._inverse if falling else preprocess._itself
+    whole = np.repeat(np.repeat(depth, 2, axis=0), 2, axis=1)  # every second pixel is ``depth``
+    limits = preprocess._limits(whole, np.ones(whole.shape, np.bool_), wanted, value, falling)
+    readings = depth if count >= 1000 else whole
+    values = 1 / readings.astype(np.float64) if falling else readings
+    np.testing.assert_allclose(limits, np.percentile(values, wanted), rtol=1e-6)
+
+
+def plainly(depth: np.ndarray, source: DepthSpec, model: DepthInput) -> np.ndarray:
+    """What the records of source and model say, in double precision; holes are NaN."""
+    values = depth.astype(np.float64)
+    if source.metric:
+        values[~(values > 0)] = np.nan
+    values[~np.isfinite(values) | (depth == source.invalid)] = np.nan
+    if model.normalisation == "linear":
+        assert source.scale_to_m is not None
+        metres = values * source.scale_to_m
+        unit = np.clip((metres - model.near_m) / (model.far_m - model.near_m), 0, 1)
+        larger_is = "farther"
+    else:
+        larger_is = source.larger_is
+        if model.normalisation == "nearness" and larger_is == "farther":
+            values, larger_is = 1 / values if source.metric else -values, "nearer"
+        low, high = np.nanpercentile(values[::2, ::2], model.percentiles)
+        unit = np.clip((values - low) / (high - low), 0, 1)
+    return (unit if larger_is == model.larger_is else 1 - unit) - model.mean
+
+
+@pytest.mark.parametrize("larger_is", ["nearer", "farther"])
+@pytest.mark.parametrize("normalisation", ["nearness", "minmax", "linear"])
+@pytest.mark.parametrize(
+    ("dtype", "top", "source"),
+    [
+        (np.uint16, 6000, MM),
+        (np.uint16, 60000, DepthSpec(scale_to_m=0.0001, invalid=65535)),
+        (np.uint8, 250, DepthSpec(scale_to_m=None, larger_is="nearer", invalid=None)),
+        (np.uint8, 250, DepthSpec(scale_to_m=None, larger_is="farther", invalid=255)),
+        (np.float32, 6.0, DepthSpec(scale_to_m=1.0)),
+    ],
+)
+def test_every_road_gives_what_the_records_say(
+    dtype: type, top: float, source: DepthSpec, normalisation: str, larger_is: str
+) -> None:
+    if normalisation == "linear" and not source.metric:
+        pytest.skip("relative depth has no metres")
+    rng = np.random.default_rng(3)
+    depth = (top * (0.1 + 0.9 * rng.random((96, 80)))).astype(dtype)
+    hole = np.nan if dtype is np.float32 else source.invalid
+    if hole is not None:
+        depth[rng.random(depth.shape) < 0.1] = hole
+    depth[5, :7] = 0  # no reading if metric
+    model = DepthInput(
+        normalisation=normalisation, larger_is=larger_is, mean=0.25, near_m=1, far_m=4
+    )
+    untouched = depth.copy()
+    expected = plainly(depth, source, model)
+    for holes in ("zero", "nearest"):
+        got = normalise_depth(depth, source, model.model_copy(update={"holes": holes}))
+        measured = np.isfinite(expected)
+        np.testing.assert_allclose(got[measured], expected[measured], atol=2e-6)
+        if holes == "zero":
+            np.testing.assert_array_equal(got[~measured], -0.25)
+    np.testing.assert_array_equal(depth, untouched)
+
+
+@pytest.mark.parametrize("size", [(256, 256), (31, 77), (640, 480), (900, 700)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_depth_is_resized_as_opencv_does(size: tuple[int, int], dtype: type) -> None:
+    depth = np.random.default_rng(4).integers(0, 200, (480, 640)).astype(dtype)
+    expected = cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST)
+    np.testing.assert_array_equal(resize_depth(depth, size), expected)
 
 
 @pytest.mark.parametrize("missing", [0.02, 0.5, 0.98])
 def test_a_hole_takes_a_reading_that_is_nearest(missing: float) -> None:
     rng = np.random.default_rng(0)
     unit, valid = rng.random((24, 31), np.float32), rng.random((24, 31)) > missing
-    filled = preprocess._nearest_holes(unit, valid)
+    filled = preprocess._nearest_holes(unit.copy(), valid)
     assert np.array_equal(filled[valid], unit[valid])
     rows, columns = np.nonzero(valid)
     for row, column in np.argwhere(~valid):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import pytest
 
 from edge_fusion.bundle import Bundle
-from edge_fusion.errors import FrameError, InputError, OutputError, SessionError
+from edge_fusion.errors import BundleError, FrameError, InputError, OutputError, SessionError
 from edge_fusion.runtime.compare import CompareOptions, compare
 from edge_fusion.runtime.run import RunOptions, run_bundle, run_facts
 from edge_fusion.runtime.source.uri import open_stored
@@ -40,6 +41,22 @@ def test_a_comparison_does_not_go_on_without_a_damaged_pair(
     cut_off(pairs / "depth" / "1.png")
     with pytest.raises(FrameError, match=r"cannot decode '.*/depth/1\.png'"):
         compare(tiny_bundle, [open_stored(str(pairs))], CompareOptions(repeats=0, memory=False))
+
+
+def test_opencv_keeps_the_threads_it_had(tiny_bundle: Bundle, pairs: Path) -> None:
+    before, during = cv2.getNumThreads(), set[int]()
+    cv2.setNumThreads(2)
+    try:
+        run_bundle(
+            RunOptions(tiny_bundle.path, str(pairs)),
+            on_frame=lambda record: during.add(cv2.getNumThreads()),
+        )
+        assert (during, cv2.getNumThreads()) == ({1}, 2)
+        with pytest.raises(BundleError):
+            run_bundle(RunOptions(tiny_bundle.path, str(pairs), variant="int4"))
+        assert cv2.getNumThreads() == 2
+    finally:
+        cv2.setNumThreads(before)
 
 
 def test_masks_are_not_needed_and_cannot_fail(tiny_bundle: Bundle, pairs: Path) -> None:

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -22,7 +23,9 @@ from edge_fusion.errors import (
     SourceError,
 )
 from edge_fusion.frame import RgbdFrame
-from edge_fusion.runtime import ledger
+from edge_fusion.preprocess import resize_saliency
+from edge_fusion.runtime import ledger, pipeline
+from edge_fusion.runtime.sink.beside import Beside
 from edge_fusion.runtime.source.base import Arrival
 from edge_fusion.runtime.stream import FrameRecord, StreamOptions, StreamSummary, stream
 from edge_fusion.spec import DepthInput, DepthSpec, ModelSpec, Output
@@ -483,7 +486,7 @@ def test_the_stop_event_ends_the_run_with_a_summary(live: bool) -> None:
     assert (summary.stopped, summary.abandoned, sink.closed) == ("stop requested", (), 1)
     assert summary.frames == len(sink.numbers) > 0
     assert adds_up(summary)
-    assert summary.unprocessed <= 5
+    assert summary.unprocessed <= 7  # two queues of two, and what three stages had in hand
 
 
 def test_a_source_that_blocks_is_left_behind_and_named() -> None:
@@ -781,6 +784,59 @@ def test_smoothing_carries_the_past_on() -> None:
     source = Stored([frame(number) for number in range(3)])
     stream(Blink(), SPEC, source, [Levels()], StreamOptions(smoothing=0.5))
     assert seen == pytest.approx([1, 0.5, 0.25])
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_who_only_paints_gets_the_model_s_own_map(
+    beside: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Shapes(Collect):
+        def __init__(self, paints: bool) -> None:
+            super().__init__()
+            self.paints, self.shapes = paints, set[tuple[int, ...]]()
+
+        def write(
+            self, frame: RgbdFrame, saliency: NDArray[np.float32], record: FrameRecord
+        ) -> None:
+            self.shapes.add(saliency.shape)
+
+    enlarged: list[object] = []
+
+    def counted(plane: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+        enlarged.append(size)
+        return resize_saliency(plane, size)
+
+    monkeypatch.setattr(pipeline, "resize_saliency", counted)
+    painter, writer = Shapes(paints=True), Shapes(paints=False)
+    source = Stored([frame(number) for number in range(3)])
+    stream(FakeSession(), SPEC, source, [Beside(painter) if beside else painter])
+    assert painter.shapes == {(16, 16)}
+    assert not enlarged
+    stream(FakeSession(), SPEC, source, [Beside(painter) if beside else painter, writer])
+    assert painter.shapes == {(16, 16)}
+    assert writer.shapes == {frame(0).rgb.shape[:2]}
+    assert len(enlarged) == 3
+
+
+def test_the_last_record_is_the_one_of_the_sinks_gone_on() -> None:
+    given: list[FrameRecord] = []
+
+    class Records(Collect):
+        def write(
+            self, frame: RgbdFrame, saliency: NDArray[np.float32], record: FrameRecord
+        ) -> None:
+            given.append(record)
+            time.sleep(0.002)
+
+    told: list[FrameRecord] = []
+    source = Stored([frame(number) for number in range(3)])
+    stream(FakeSession(), SPEC, source, [Records()], on_progress=told.append)
+    for before, after in zip(given, told, strict=True):
+        assert before.sink_ms == 0
+        assert after.sink_ms >= 2
+        assert after.latency_ms >= before.latency_ms + after.sink_ms - 1e-6
+        assert replace(after, sink_ms=0.0, latency_ms=before.latency_ms, fps=before.fps) == before
+    assert told[-1].fps > 0
 
 
 @pytest.mark.parametrize(

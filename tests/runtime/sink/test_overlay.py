@@ -7,7 +7,6 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_fusion.errors import OutputError
 from edge_fusion.frame import RgbdFrame
 from edge_fusion.runtime.sink import overlay
 from edge_fusion.runtime.sink.overlay import OverlayStyle, colour_depth, depth_inset, draw_overlay
@@ -60,9 +59,29 @@ def test_bands_leave_no_seam(monkeypatch: pytest.MonkeyPatch, band: int) -> None
     np.testing.assert_array_equal(draw_overlay(rgb, saliency), whole)
 
 
-def test_another_size_is_refused() -> None:
-    with pytest.raises(OutputError, match=r"expected \(48, 64\), got \(16, 16\)"):
-        draw_overlay(np.zeros((48, 64, 3), np.uint8), np.zeros((16, 16), np.float32))
+@pytest.mark.parametrize(
+    # the camera's size, the model's; blocks of 5 for 2, of 53 for 16, none at all, and shrunk
+    ("size", "small"),
+    [
+        ((480, 640), (256, 256)),
+        ((480, 848), (256, 256)),
+        ((97, 83), (50, 64)),
+        ((48, 64), (96, 64)),
+    ],
+)
+@pytest.mark.parametrize("place", [(0.1, 0.2), (0.0, 0.0), (0.7, 0.6), None])
+def test_a_smaller_map_is_drawn_as_the_whole_of_it_enlarged(
+    size: tuple[int, int], small: tuple[int, int], place: tuple[float, float] | None
+) -> None:
+    rgb = np.random.default_rng(5).integers(0, 256, (*size, 3), np.uint8)
+    plane = np.zeros(small, np.float32)
+    if place is not None:
+        top, left = round(place[0] * small[0]), round(place[1] * small[1])
+        plane[top : top + small[0] // 3, left : left + small[1] // 3] = 1
+    levels = (cv2.GaussianBlur(plane, (0, 0), 1.5) * 255).astype(np.uint8)
+    whole = cv2.resize(levels, size[::-1], interpolation=cv2.INTER_LINEAR)
+    drawn = draw_overlay(rgb, levels.astype(np.float32) / 255)
+    np.testing.assert_array_equal(drawn, draw_overlay(rgb, whole.astype(np.float32) / 255))
 
 
 def test_inset_and_caption_change_only_their_corners() -> None:
