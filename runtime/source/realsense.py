@@ -18,6 +18,7 @@ from edge_fusion.frame import RgbdFrame
 
 from .base import Arrival, Arrivals, decoded
 from .librealsense import Inbox, PlaybackGate, load_sdk, streaming
+from .place import local_path
 from .realsense_pairs import Account, Pairs, check_complete
 from .realsense_streams import Mode, Streams, choose_streams
 from .silence import Silence
@@ -66,7 +67,7 @@ def open_realsense(
         SourceError: The camera or the recording is not there, or a key does not apply to it.
     """
     timeout_s = TIMEOUT_S if timeout is None else timeout
-    file = Path(path).expanduser()
+    file = local_path(path)
     if not (file.suffix.lower() in SUFFIXES or "/" in path or (path and file.exists())):
         return RealSenseCamera(path, size or SIZE, FPS if fps is None else fps, timeout_s)
     if size is not None or fps is not None:
@@ -210,7 +211,7 @@ class RealSenseRecording:
 
     def __init__(self, path: str | Path, timeout_s: float = TIMEOUT_S) -> None:
         _check_timeout(timeout_s)
-        self._given, self._path = str(path), Path(path).expanduser()
+        self._given, self._path = str(path), local_path(path)
         self._timeout_s = timeout_s
         self._account = Account()
         if not self._path.is_file():

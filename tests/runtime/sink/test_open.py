@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -132,6 +133,22 @@ PLAYED = [
     ("set/rgb", "set/rgb/masks/"),
     ("set/depth", "set/depth/out.mp4"),
 ]
+
+
+def test_a_second_name_of_what_is_being_played(tmp_path: Path) -> None:
+    played, other = tmp_path / "drive.mcap", tmp_path / "other.mcap"
+    played.write_bytes(b"recorded")
+    os.link(played, other)
+    with pytest.raises(OutputError, match="would write into what is being played"):
+        open_sink(str(other), SinkSetting(reads=(played,)))
+
+
+def test_names_that_no_file_can_have(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    for name in (f"{'x' * 300}.mp4", "x" * 300, f"rerun://{'x' * 300}.rrd", "loop/", "loop/a.mp4"):
+        place = name if "://" in name else str(tmp_path / name)
+        with pytest.raises(OutputError, match="cannot write to"):
+            open_sink(place)
 
 
 @pytest.mark.parametrize(("played", "destination"), PLAYED)
