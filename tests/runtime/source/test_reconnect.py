@@ -143,6 +143,25 @@ def test_a_loss_is_told_with_its_cure() -> None:
     assert heard[0] == "lost memory://camera: silent: got no image; look at its cable"
 
 
+def test_whatever_a_driver_raises_the_camera_is_looked_for_again() -> None:
+    heard: list[str] = []
+    usb = Usb(1, 2)
+
+    class Crashing(Camera):
+        def arrivals(self) -> Arrivals:
+            yield arrival(0)
+            raise RuntimeError("rtsp://me:secret@camera broke")
+
+    def unready() -> Camera:
+        raise OSError("the device is not ready")
+
+    opening = opened_in_turn(lambda: Crashing(usb, 1), unready, usb.open, usb.open)
+    source = Reconnecting(opening, QUICK, heard.append)
+    assert numbers(source) == [0, 0, 0, 1]
+    assert "got RuntimeError: rtsp://***@camera broke" in heard[0]
+    assert source.counts["reconnects"] == source.counts["times lost"] == 2
+
+
 def test_patience_ends_though_the_camera_can_be_opened() -> None:
     usb, busy = Usb(1, 1), pairless(SourceError("busy"))
     opening = opened_in_turn(usb.open, *[busy] * 50)
