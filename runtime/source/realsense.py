@@ -17,13 +17,14 @@ from edge_fusion.errors import SourceError
 from edge_fusion.frame import RgbdFrame
 
 from .base import Arrival, Arrivals, decoded
-from .librealsense import Inbox, PlaybackGate, load_sdk, streaming
+from .librealsense import Inbox, PlaybackGate, check_opens, load_sdk, streaming
 from .place import local_path
 from .realsense_pairs import Account, Pairs, check_complete
 from .realsense_streams import Mode, Streams, choose_streams
 from .silence import Silence
 
 SUFFIXES = (".db3", ".bag")
+_MAY_HANG = (".bag",)
 SIZE, FPS, TIMEOUT_S = (640, 480), 30, 5.0
 
 _WAIT_S = 0.1  # how soon a closed source or the end of a recording is noticed
@@ -204,7 +205,8 @@ class RealSenseRecording:
         timeout_s: Seconds without a pair that end it with an error.
 
     Raises:
-        SourceError: There is no such file, or its name says that it is something else.
+        SourceError: There is no such file, its name says that it is something else, or the SDK
+            does not open it.
     """
 
     live = False
@@ -223,6 +225,8 @@ class RealSenseRecording:
                 got=f"'{self._path.suffix}'",
                 cure="record with realsense-viewer or rs-record",
             )
+        if self._path.suffix.lower() in _MAY_HANG:
+            check_opens(f"recording '{self._given}'", self._path)
 
     @property
     def uri(self) -> str:

@@ -194,6 +194,18 @@ def test_damaged_recordings(
     assert len(got) == (30 if name == "hole.db3" else 0)
 
 
+def test_a_bag_at_which_the_sdk_hangs(
+    recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(shutil.copy(recorded, tmp_path / "hangs.bag"))
+    monkeypatch.setattr(librealsense, "_OPEN_S", 0.3)
+    monkeypatch.setattr(librealsense, "_OPENING", "import time; time.sleep(60)")
+    began = time.monotonic()
+    with pytest.raises(SourceError, match="hangs.bag' cannot be opened: got librealsense was sti"):
+        open_realsense(str(path))
+    assert time.monotonic() - began < 5
+
+
 @pytest.mark.parametrize(
     ("views", "told"),
     [
