@@ -62,9 +62,10 @@ def test_several_are_opened_or_none(tmp_path: Path) -> None:
     assert [type(one) for one in both] == [OverlayVideo, MaskFolder]
     for one in both:
         one.close()
-    (tmp_path / "masks").rmdir()
     with pytest.raises(OutputError, match="cannot tell"):
         open_sinks([f"{tmp_path}/out.mp4", f"{tmp_path}/out.webm"])
+    with pytest.raises(OutputError, match="cannot write"):
+        open_sinks([f"{tmp_path}/masks/", f"{tmp_path}/log.jsonl", f"{tmp_path}/no/out.mp4"])
     with pytest.raises(OutputError, match="is named twice"):
         open_sinks([f"{tmp_path}/out.mp4", f"{tmp_path}/out.mp4"])
     assert list(tmp_path.iterdir()) == []
