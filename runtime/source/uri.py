@@ -142,7 +142,23 @@ def _parse(uri: str) -> tuple[str, str, dict[str, Any]]:
             f"source '{without_credentials(uri)}': unknown scheme '{name}'",
             expected=", ".join(f"{known}://" for known in SCHEMES) + " or the path of a folder",
         )
-    return name, path, _parse_query(uri, name, query)
+    values = _parse_query(uri, name, query)
+    _refuse_address(uri, name, path, values)
+    return name, path, values
+
+
+def _refuse_address(uri: str, name: str, path: str, values: Mapping[str, Any]) -> None:
+    """Refuse an address where a file is meant: the message of the file would tell its password."""
+    if not SCHEMES[name].stored:
+        return
+    for place in (path, values.get("depth", "") if name == "video" else ""):
+        if _ADDRESS.match(place) and not is_there(place):
+            raise SourceError(
+                f"source '{without_credentials(uri)}' is not on this machine",
+                expected=SCHEMES[name].form,
+                got="an address, or a file or folder that does not exist",
+                cure=f"{name}:// reads what this machine holds; cameras in a network are rtsp://",
+            )
 
 
 def _split(uri: str) -> tuple[str, str, str]:
