@@ -11,7 +11,15 @@ from edge_fusion.errors import EdgeFusionError, SourceError
 from edge_fusion.frame import RgbdFrame
 
 from .arrivals import arrivals_of
-from .base import Arrival, Arrivals, CountingSource, Source, decoded
+from .base import (
+    RECONNECTS,
+    TIMES_LOST,
+    Arrival,
+    Arrivals,
+    CountingSource,
+    Source,
+    decoded,
+)
 from .credentials import without_credentials
 
 _GLANCE_S = 0.25  # how often whoever reads may end the stream while nothing comes
@@ -70,7 +78,7 @@ class Reconnecting:
     @property
     def counts(self) -> Mapping[str, int]:
         """What the sources counted, and how often they were lost and found again."""
-        return {**self._summed(), "times lost": self._lost, "reconnects": self._reconnects}
+        return {**self._summed(), TIMES_LOST: self._lost, RECONNECTS: self._reconnects}
 
     def _summed(self) -> dict[str, int]:
         source = self._source  # once: the capturing thread may lose it meanwhile

@@ -9,7 +9,7 @@ import pytest
 
 from edge_fusion.errors import SourceError
 from edge_fusion.frame import RgbdFrame
-from edge_fusion.runtime.source.base import Arrival, Arrivals
+from edge_fusion.runtime.source.base import Arrival, Arrivals, losses_of
 from edge_fusion.runtime.source.reconnect import Reconnecting, ReconnectOptions
 from edge_fusion.runtime.stream import StreamOptions, stream
 from edge_fusion.spec import DepthSpec, ModelSpec
@@ -85,6 +85,7 @@ def test_a_camera_that_comes_back_is_read_on() -> None:
     source = Reconnecting(usb.open, QUICK, heard.append)
     assert numbers(source) == [0, 1, 0, 1, 2, 0]
     assert source.counts == {"colour without depth": 6, "times lost": 2, "reconnects": 2}
+    assert losses_of(source) == {"colour without depth": 6}  # the page shows them as drops
     assert usb.freed == 3
     assert (
         heard
