@@ -15,7 +15,14 @@ import typer
 
 from edge_fusion import __version__
 from edge_fusion.build_command import build
-from edge_fusion.command_line import Backend, BundlePath, Commands, JsonTo, TargetName, terminate
+from edge_fusion.command_line import (
+    Backend,
+    BundlePath,
+    Commands,
+    Interrupt,
+    JsonTo,
+    TargetName,
+)
 from edge_fusion.errors import GateError, InputError
 
 # Heavy packages, and the wings that need them, are imported inside the command that uses them:
@@ -123,9 +130,9 @@ def run(
         done = running.run_bundle(
             options, lambda one: line(one.number, one.fps, one.latency_ms, one.dropped), line.note
         )
+    emit_json(json_to, done.as_dict())  # first: whoever reads the rest may be gone
     console.print(facts_table(running.run_facts(done)))
     console.print(grid(("ms", *running.STAGE_COLUMNS), running.stage_rows(done)))
-    emit_json(json_to, done.as_dict())
 
 
 def _unit_of_this_command() -> str:
@@ -351,9 +358,15 @@ def sinks(json_to: JsonTo = None) -> None:
 
 def main() -> None:
     """Run the command line; SIGTERM, and SIGHUP without nohup, clean up like Ctrl-C."""
-    signal.signal(signal.SIGTERM, terminate)
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
-        signal.signal(signal.SIGHUP, terminate)
+    interrupt = Interrupt()
+    signal.signal(signal.SIGTERM, interrupt)
+    # A signal that whoever started us has it ignore stays ignored.
+    for number, usual in (
+        (signal.SIGINT, signal.default_int_handler),
+        (signal.SIGHUP, signal.SIG_DFL),
+    ):
+        if signal.getsignal(number) is usual:
+            signal.signal(number, interrupt)
     app(prog_name="edge-fusion")
 
 

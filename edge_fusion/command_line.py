@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import sys
+import time
 import traceback
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +21,7 @@ from edge_fusion.errors import EdgeFusionError, InputError
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 NOTHING_LEFT = "nothing half-written was left"
 INTERRUPTED, CLOSED_PIPE, BUG = 130, 141, 70  # as shells and sysexits.h have them
+_ONE_WISH_S = 2.0  # signals so close together ask for one thing
 
 
 class Commands(TyperGroup):
@@ -99,6 +102,21 @@ Backend = Annotated[
 ]
 
 
-def terminate(number: int, frame: object) -> None:
-    """Take SIGTERM for Ctrl-C, so that it cleans up alike."""
-    raise KeyboardInterrupt
+class Interrupt:
+    """What a signal that asks for the end does: what Ctrl-C does, once.
+
+    Launchers and shells pass on what the terminal has sent already, and people press twice.  The
+    second time means that nobody waits for what is being finished, so it counts only some time
+    after the first.
+    """
+
+    def __init__(self) -> None:
+        self._asked_s = -math.inf
+
+    def __call__(self, number: int, frame: object) -> None:
+        """Handle a signal."""
+        now_s = time.monotonic()
+        if now_s - self._asked_s < _ONE_WISH_S:
+            return
+        self._asked_s = now_s
+        raise KeyboardInterrupt

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import select
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -130,14 +131,30 @@ class FrameLine:
         self._say(text, stays=True)
 
     def _say(self, line: str, *, stays: bool = False) -> None:
-        """Show a line; where nobody listens any more, the stream goes on without."""
+        """Show a line; where nobody listens any more, or not now, the stream goes on without."""
         try:
+            if not _has_room(self._console):
+                return
             if self._console.is_terminal and not stays:
                 self._live.update(Text(line), refresh=True)
             else:
                 self._console.print(line, markup=False)
         except OSError:
             self._interval = math.inf
+
+
+def _has_room(console: Console) -> bool:
+    """Whether a line can be written without waiting for whoever reads us.
+
+    A pipe that nobody reads is full after some minutes, and a terminal takes nothing after Ctrl-S.
+    """
+    try:
+        descriptor = console.file.fileno()
+    except (OSError, ValueError):  # kept in memory, or closed: writing says so
+        return True
+    waiting = select.poll()
+    waiting.register(descriptor, select.POLLOUT)
+    return bool(waiting.poll(0))
 
 
 class Steps:

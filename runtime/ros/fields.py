@@ -58,13 +58,23 @@ def header_fields(stamp_ns: int, frame_id: str) -> Fields:
     return {"stamp": {"sec": seconds, "nanosec": nanoseconds}, "frame_id": frame_id}
 
 
+def is_ros_time(stamp_ns: int) -> bool:
+    """Whether a header can bear this time.
+
+    Example:
+        >>> is_ros_time(1_800_000_000 * 10**9), is_ros_time(-1)
+        (True, False)
+    """
+    return 0 <= stamp_ns < _END_OF_TIME_S * 1_000_000_000
+
+
 def frame_header(frame: RgbdFrame, stamp_ns: int, frame_id: str = FRAME_ID) -> Fields:
     """The ``std_msgs/Header`` of what belongs to a frame.
 
     Raises:
         OutputError: ROS has no such time.
     """
-    if not 0 <= stamp_ns < _END_OF_TIME_S * 1_000_000_000:
+    if not is_ros_time(stamp_ns):
         raise OutputError(
             f"frame '{frame.id}' has a time that no message of ROS can bear",
             expected="nanoseconds from 1970 to 2038",

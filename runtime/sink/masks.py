@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -34,7 +35,7 @@ class MaskFolder:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self._folder, self._ours = folder, not folder.exists()
         try:
             folder.mkdir(parents=True, exist_ok=True)
             found = next(folder.iterdir(), None)
@@ -75,7 +76,11 @@ class MaskFolder:
             ) from err
 
     def close(self) -> None:
-        """Nothing to finish: every mask is complete once it is written."""
+        """Every mask is complete once it is written; without one, leave no folder of ours."""
+        if self._ours:
+            self._ours = False
+            with suppress(OSError):  # it holds masks, or is gone
+                self._folder.rmdir()
 
     def _free_path(self, frame: RgbdFrame) -> Path:
         # The folder was empty at the start: whatever is there now, this run wrote.

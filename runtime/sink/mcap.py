@@ -27,6 +27,7 @@ CHUNK_BYTES = 2 * 2**20
 
 _INDEX_SHARE = 1000  # the index takes less than a thousandth of what it points to
 _STEP_BYTES = 16 * 2**20  # asked of the disk at a time
+_LONGEST_STEP_NS = 1_000_000_000  # a longer one is a jump, and tells nothing of what follows
 _WHAT = "the recording"
 
 _TYPES = {
@@ -47,8 +48,8 @@ class McapRecording:
     The topics lie under ``/edge_fusion/``; ``rosbag://`` plays the file again, with the frames it
     was made of, and so do ``ros2 bag play`` and robot viewers.  Colour and depth are stored as they
     are, saliency in 8 bits.  Stamps always grow, so that it plays in the order of writing: from
-    where the source's time jumps back, as at the end of a loop, they go on; the record keeps the
-    source's own.
+    where the source's time jumps back, as at the end of a loop, or is none that ROS has, they go
+    on; the record keeps the source's own.
 
     The file grows hidden beside its destination and takes the name, and the place of an older file,
     only when it is finished.  Its space is taken from the disk before it is written to, so that a
@@ -96,8 +97,8 @@ class McapRecording:
         """Append one frame.
 
         Raises:
-            OutputError: The disk is full or failed, or the frame's time is none that ROS has; what
-                was written before is finished by ``close``.
+            OutputError: The disk is full or failed; what was written before is finished by
+                ``close``.
         """
         assert self._writer is not None, "written to after close"
         stamp_ns = self._clock.growing_ns(ros.frame_stamp_ns(frame, self._fps))
@@ -168,7 +169,10 @@ def _contents(
 
 
 class _Clock:
-    """Stamps that always grow: one that does not is moved behind the last, and so is the rest."""
+    """Stamps that always grow: one that does not is moved behind the last, and so is the rest.
+
+    So is one that no message can bear, of a camera whose clock went wrong.
+    """
 
     def __init__(self, step_ns: int) -> None:
         self._step_ns = step_ns
@@ -177,11 +181,11 @@ class _Clock:
 
     def growing_ns(self, stamp_ns: int) -> int:
         last_ns, now_ns = self._last_ns, stamp_ns + self._offset_ns
-        if last_ns is not None and now_ns <= last_ns:
-            now_ns = last_ns + self._step_ns
+        if last_ns is not None and last_ns < now_ns and ros.is_ros_time(now_ns):
+            self._step_ns = min(now_ns - last_ns, _LONGEST_STEP_NS)
+        elif last_ns is not None or not ros.is_ros_time(now_ns):
+            now_ns = 0 if last_ns is None else last_ns + self._step_ns
             self._offset_ns = now_ns - stamp_ns
-        elif last_ns is not None:
-            self._step_ns = now_ns - last_ns
         self._last_ns = now_ns
         return now_ns
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -189,7 +189,7 @@ def _wanted(destination: str, now: str = TIME) -> _Wanted:
     _refuse_mistyped(destination)
     scheme, separator, _ = destination.partition("://")
     if not separator:
-        path = Path(destination.replace(TIME, now))
+        path = _path(destination.replace(TIME, now))
         folder = destination.endswith("/") or path.is_dir() or not path.suffix
         kind = MASKS if folder else _kind_of_file(destination, path.suffix)
         return _Wanted(destination.replace(TIME, now), kind, path)
@@ -199,7 +199,20 @@ def _wanted(destination: str, now: str = TIME) -> _Wanted:
         return _Wanted(destination, kind, None)
     head, mark, query = destination.partition("?")
     named = head.replace(TIME, now) + mark + query
-    return _Wanted(named, kind, Path(place.replace(TIME, now)))
+    return _Wanted(named, kind, _path(place.replace(TIME, now)))
+
+
+def _path(written: str) -> Path:
+    """A path that a file may have, whether there is one or not."""
+    path = Path(written)
+    try:
+        path.resolve().exists()
+    except (OSError, RuntimeError, ValueError) as err:  # too long, links in a circle, a NUL
+        reason = err.strerror if isinstance(err, OSError) else None
+        raise OutputError(
+            f"cannot write to '{written}'", got=reason or str(err), cure="choose another name"
+        ) from err
+    return path
 
 
 def _kind_of_file(destination: str, suffix: str) -> SinkKind:
@@ -267,12 +280,19 @@ def _refuse_played(one: _Wanted, reads: Sequence[Path]) -> None:
         return
     written = one.path.resolve()
     for played in reads:
-        if played.resolve() in (written, *written.parents):
+        if played.resolve() in (written, *written.parents) or _is_one_file(played, written):
             raise OutputError(
                 f"the sink '{one.shown}' would write into what is being played",
                 got=f"'{played}'",
                 cure="name another file or folder",
             )
+
+
+def _is_one_file(one: Path, other: Path) -> bool:
+    """Whether two names, which may be hard links, lead to one file."""
+    with suppress(OSError):  # where one does not exist yet
+        return one.samefile(other)
+    return False
 
 
 def _head(destination: str) -> str:

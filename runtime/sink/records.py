@@ -38,7 +38,7 @@ class FrameLog:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._path, self._ours = path, not path.exists()
         with writing("the frame log", path):
             # Unbuffered: what is left of a line on a full disk must not come back on closing.
             self._file = path.open("ab", buffering=0)
@@ -76,8 +76,11 @@ class FrameLog:
         self._lines += 1
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file; without a line, leave none of ours."""
         self._file.close()
+        if self._ours and not self._lines:
+            self._ours = False
+            self._path.unlink(missing_ok=True)
 
     def _append(self, line: bytes) -> None:
         """Write all of a line, or take back what was written of it."""

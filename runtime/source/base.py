@@ -9,6 +9,8 @@ from typing import Protocol, TypeAlias, runtime_checkable
 from edge_fusion.errors import FrameError
 from edge_fusion.frame import RgbdFrame
 
+from ..sync import JUMPS, PAIRS
+
 
 class Source(Protocol):
     """Anything that yields RGB-D pairs in order."""
@@ -108,11 +110,16 @@ def decoded(arrivals: Arrivals) -> Generator[RgbdFrame, None, None]:
         arrivals.close()
 
 
-#: What sources count that is no loss.
-_GAINS = ("pairs", "reconnects")
+# What sources count although it costs no image.
+TIMES_LOST, RECONNECTS = "times lost", "reconnects"
+UNSTAMPED = "messages without a time"
+UNUSED_INFO = "CameraInfo of no use"
+CLOCKS_DIFFER = "images timed by their arrival: the streams' clocks differ"
+
+_NO_LOSSES = (PAIRS, JUMPS, TIMES_LOST, RECONNECTS, UNSTAMPED, UNUSED_INFO, CLOCKS_DIFFER)
 
 
 def losses_of(source: Source) -> dict[str, int]:
     """What a source lost before there were pairs, by what it was; nothing that did not happen."""
     counts = source.counts if isinstance(source, CountingSource) else {}
-    return {what: count for what, count in counts.items() if count and what not in _GAINS}
+    return {what: count for what, count in counts.items() if count and what not in _NO_LOSSES}

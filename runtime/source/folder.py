@@ -15,6 +15,7 @@ from edge_fusion.spec import DepthSpec
 
 from .declared import DepthFields, read_meta, resolve_depth, spec_fields
 from .image import DEPTH_SUFFIXES, MASK_SUFFIXES, RGB_SUFFIXES, read_depth, read_mask, read_rgb
+from .place import local_path
 
 LAYOUT = (
     "PATH/rgb/ID.png, PATH/depth/ID.png with the same IDs, if known PATH/gt/ID.png, "
@@ -133,7 +134,7 @@ class FolderSource:
 
 
 def _folder(path: str | Path) -> Path:
-    folder = Path(path).expanduser()
+    folder = local_path(path)
     if not folder.exists():
         raise SourceError(f"folder {folder} does not exist", cure=f"expected {LAYOUT}")
     if not folder.is_dir():

@@ -11,6 +11,7 @@ bindings take it for a Python callback, and a full one then waits for its reader
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import threading
 import time
@@ -18,18 +19,22 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_fusion.errors import MissingDependencyError
+from edge_fusion.errors import MissingDependencyError, SourceError
 
 from .realsense_streams import Stream, Streams
 
 _STOP_S = 2.0  # how long a driver may take to let go of its camera
 _LEAVE_S = 1.0
 _GATE_S = 5.0
+
+_OPEN_S, _OPEN_BYTES_PER_S = 20.0, 10e6  # a recording's index may be spread over all of it
+_OPENING = "import sys, pyrealsense2 as rs; rs.context().load_device(sys.argv[1])"
 
 
 def load_sdk() -> Any:
@@ -52,6 +57,33 @@ def load_sdk() -> Any:
             cure=f"apt install {package}" if package else "install what provides this library",
         ) from err
     return pyrealsense2
+
+
+def check_opens(name: str, path: Path) -> None:
+    """Refuse a recording at which the SDK hangs, as it does at some damaged ``.bag``.
+
+    It holds the GIL meanwhile, so that not even a signal would end this process; one of its own
+    opens the file first.  What else is wrong with a file is told when it is read.
+
+    Args:
+        name: What the recording is called in messages.
+        path: The file.
+
+    Raises:
+        SourceError: It does not open.
+    """
+    patience_s = _OPEN_S + path.stat().st_size / _OPEN_BYTES_PER_S
+    command = [sys.executable, "-c", _OPENING, str(path)]
+    try:
+        subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=patience_s
+        )
+    except subprocess.TimeoutExpired as err:
+        raise SourceError(
+            f"{name} cannot be opened",
+            got=f"librealsense was still at it after {patience_s:.0f} s",
+            cure="it is damaged, or its disk is too slow: copy or record it again",
+        ) from err
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -17,12 +17,14 @@ from edge_fusion.errors import SourceError
 from edge_fusion.frame import RgbdFrame
 
 from .base import Arrival, Arrivals, decoded
-from .librealsense import Inbox, PlaybackGate, load_sdk, streaming
+from .librealsense import Inbox, PlaybackGate, check_opens, load_sdk, streaming
+from .place import local_path
 from .realsense_pairs import Account, Pairs, check_complete
 from .realsense_streams import Mode, Streams, choose_streams
 from .silence import Silence
 
 SUFFIXES = (".db3", ".bag")
+_MAY_HANG = (".bag",)
 SIZE, FPS, TIMEOUT_S = (640, 480), 30, 5.0
 
 _WAIT_S = 0.1  # how soon a closed source or the end of a recording is noticed
@@ -66,7 +68,7 @@ def open_realsense(
         SourceError: The camera or the recording is not there, or a key does not apply to it.
     """
     timeout_s = TIMEOUT_S if timeout is None else timeout
-    file = Path(path).expanduser()
+    file = local_path(path)
     if not (file.suffix.lower() in SUFFIXES or "/" in path or (path and file.exists())):
         return RealSenseCamera(path, size or SIZE, FPS if fps is None else fps, timeout_s)
     if size is not None or fps is not None:
@@ -203,14 +205,15 @@ class RealSenseRecording:
         timeout_s: Seconds without a pair that end it with an error.
 
     Raises:
-        SourceError: There is no such file, or its name says that it is something else.
+        SourceError: There is no such file, its name says that it is something else, or the SDK
+            does not open it.
     """
 
     live = False
 
     def __init__(self, path: str | Path, timeout_s: float = TIMEOUT_S) -> None:
         _check_timeout(timeout_s)
-        self._given, self._path = str(path), Path(path).expanduser()
+        self._given, self._path = str(path), local_path(path)
         self._timeout_s = timeout_s
         self._account = Account()
         if not self._path.is_file():
@@ -222,6 +225,8 @@ class RealSenseRecording:
                 got=f"'{self._path.suffix}'",
                 cure="record with realsense-viewer or rs-record",
             )
+        if self._path.suffix.lower() in _MAY_HANG:
+            check_opens(f"recording '{self._given}'", self._path)
 
     @property
     def uri(self) -> str:

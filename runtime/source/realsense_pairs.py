@@ -15,7 +15,7 @@ from edge_fusion.spec import DepthSpec
 
 from ..register import register_depth
 from ..sync import PAIRS, NearestPairer
-from .base import Arrival
+from .base import CLOCKS_DIFFER, Arrival
 from .librealsense import Image, Inbox
 from .realsense_streams import Stream, Streams
 
@@ -67,7 +67,7 @@ class Pairs:
             self._lost[f"{NAMES[image.stream]} images missing by number"] += missing
         stamp_ns = image.stamp_ns
         if len({one.clock for one in self._last.values()}) > 1:
-            self._lost["images timed by their arrival: the streams' clocks differ"] += 1
+            self._lost[CLOCKS_DIFFER] += 1
             stamp_ns = self._arrived_ns(image)
         pairer = self._pairer
         return self._arrivals(

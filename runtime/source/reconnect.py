@@ -7,11 +7,20 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 
-from edge_fusion.errors import SourceError
+from edge_fusion.errors import EdgeFusionError, SourceError
 from edge_fusion.frame import RgbdFrame
 
 from .arrivals import arrivals_of
-from .base import Arrival, Arrivals, CountingSource, Source, decoded
+from .base import (
+    RECONNECTS,
+    TIMES_LOST,
+    Arrival,
+    Arrivals,
+    CountingSource,
+    Source,
+    decoded,
+)
+from .credentials import without_credentials
 
 _GLANCE_S = 0.25  # how often whoever reads may end the stream while nothing comes
 
@@ -69,12 +78,11 @@ class Reconnecting:
     @property
     def counts(self) -> Mapping[str, int]:
         """What the sources counted, and how often they were lost and found again."""
-        return {**self._summed(), "times lost": self._lost, "reconnects": self._reconnects}
+        return {**self._summed(), TIMES_LOST: self._lost, RECONNECTS: self._reconnects}
 
     def _summed(self) -> dict[str, int]:
-        now: Mapping[str, int] = (
-            self._source.counts if isinstance(self._source, CountingSource) else {}
-        )
+        source = self._source  # once: the capturing thread may lose it meanwhile
+        now: Mapping[str, int] = source.counts if isinstance(source, CountingSource) else {}
         return {n: self._past.get(n, 0) + now.get(n, 0) for n in {**self._past, **now}}
 
     def frames(self) -> Generator[RgbdFrame, None, None]:
@@ -99,14 +107,15 @@ class Reconnecting:
                             search = None
                         yield arrival
                 return  # a live source that ends by itself has ended
-            except SourceError as err:
+            except Exception as err:  # a driver that loses its camera raises whatever it likes
                 self._past, self._source = self._summed(), None
                 if not self._worked:
                     raise
+                loss = self._as_loss(err)
                 if search is None:
-                    search = self._missed(err)
+                    search = self._missed(loss)
                 elif search.hopeless:
-                    raise self._given_up(err) from err
+                    raise self._given_up(loss) from err
             yield from search.rest()
 
     def _found(self, search: _Search | None) -> None:
@@ -116,12 +125,18 @@ class Reconnecting:
             self._reconnects += 1
             self._note(f"found {self._uri} again")
 
-    def _missed(self, loss: SourceError) -> _Search:
+    def _as_loss(self, err: Exception) -> EdgeFusionError:
+        if isinstance(err, EdgeFusionError):
+            return err
+        told = without_credentials(f"{type(err).__name__}: {err}")  # it may quote an address
+        return SourceError(f"reading '{self._uri}' failed", got=told)
+
+    def _missed(self, loss: EdgeFusionError) -> _Search:
         self._lost += 1
         self._note(f"lost {self._uri}: {loss}")
         return _Search(self._options)
 
-    def _given_up(self, loss: SourceError) -> SourceError:
+    def _given_up(self, loss: EdgeFusionError) -> SourceError:
         return SourceError(
             f"'{self._uri}' is lost",
             expected=f"it back within {self._options.patience_s:g} s",

@@ -23,8 +23,8 @@ from ..ros.images import COMPRESSED_SUFFIXES, base_topic
 from ..ros.node import OwnNode
 from ..ros.pairs import PairPlan, Streams, pair_id, plan_pairs
 from ..sync import NearestPairer
-from .base import Arrival, Arrivals, decoded
-from .ros_options import UNREADABLE, UNUSED_INFO, RosOptions, options_from_query, uri_of
+from .base import UNUSED_INFO, Arrival, Arrivals, decoded
+from .ros_options import UNREADABLE, RosOptions, options_from_query, uri_of
 
 _GLANCE_S = 0.2  # how often whoever reads may end the stream
 _GRACE_S = 0.5  # for a CameraInfo that was not asked for by name

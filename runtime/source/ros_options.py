@@ -11,10 +11,8 @@ from urllib.parse import quote
 from .declared import DepthFields, depth_fields
 from .keys import DEPTH_KEYS, Key, filled, flag
 
-# What a source counts besides pairs and images that came to none.
+# What a source counts besides images that came to no pair.
 UNREADABLE = "unreadable messages"
-UNSTAMPED = "messages without a time"
-UNUSED_INFO = "CameraInfo of no use"
 
 _TOPICS = ("color", "depth", "info", "depth_info")
 

@@ -22,12 +22,11 @@ from ..ros.pairs import PairPlan, Streams, pair_id, plan_pairs
 from ..sync import NearestPairer
 from .bag_file import Bag, Dialect, RawMessage, dialect_of, open_bag
 from .bag_topics import ChosenTopics, choose_topics, first_message, list_topics
-from .base import Arrival, Arrivals, decoded
+from .base import UNSTAMPED, UNUSED_INFO, Arrival, Arrivals, decoded
 from .declared import DepthFields, spec_fields
+from .place import local_path
 from .ros_options import (
     UNREADABLE,
-    UNSTAMPED,
-    UNUSED_INFO,
     RosOptions,
     options_from_query,
     uri_of,
@@ -84,7 +83,7 @@ class RosbagSource:
     def __init__(
         self, path: str | Path, options: RosOptions | None = None, uri: str | None = None
     ) -> None:
-        self._path = Path(path).expanduser()
+        self._path = local_path(path)
         self._options = options or RosOptions()
         self._uri = uri or f"rosbag://{path}"
         self._dialect = dialect_of(self._path)

@@ -15,6 +15,7 @@ from edge_fusion.errors import SourceError
 from .base import Source, StoredSource
 from .credentials import HIDDEN, without_credentials
 from .keys import CAMERA_KEYS, REPLAY_KEYS, describe_keys
+from .place import is_there, local_path
 from .reconnect import Reconnecting, ReconnectOptions
 from .replay import ReplayOptions, replayed
 from .schemes import SCHEMES
@@ -42,14 +43,8 @@ def open_source(uri: str, *, masks: bool = True, note: Note = lambda text: None)
         >>> len(open_source("demo://?frames=5&size=160x120"))
         5
     """
-    name, path, query = _split(uri)
-    scheme = SCHEMES.get(name)
-    if scheme is None:
-        raise SourceError(
-            f"source '{without_credentials(uri)}': unknown scheme '{name}'",
-            expected=", ".join(f"{known}://" for known in SCHEMES) + " or the path of a folder",
-        )
-    values = _parse_query(uri, name, query)
+    name, path, values = _parse(uri)
+    scheme = SCHEMES[name]
     replay = {key: values.pop(key) for key in REPLAY_KEYS if key in values and scheme.stored}
     camera = {key: values.pop(key) for key in CAMERA_KEYS if key in values and scheme.live}
     opening = partial(_open, name, path, values, masks)
@@ -85,15 +80,20 @@ def _refuse(source: Source, values: Mapping[str, Any], kind: str) -> None:
 def files_of(uri: str) -> tuple[Path, ...]:
     """The files and folders that a source reads, which nothing may be written over.
 
+    Raises:
+        SourceError: As :func:`open_source`, as far as that can be told without opening it.
+
     Example:
         >>> files_of("demo://?seed=3")
         ()
     """
-    name, path, query = _split(uri)
+    name, path, values = _parse(uri)
+    if not SCHEMES[name].stored:
+        return ()
     if name == "folder":
-        return tuple(Path(path).expanduser() / part for part in ("rgb", "depth"))
-    named = (path, _parse_query(uri, name, query).get("depth", ""))
-    return tuple(Path(each) for each in named if each and Path(each).exists())
+        return tuple(local_path(path) / part for part in ("rgb", "depth"))
+    named = (path, values.get("depth", ""))
+    return tuple(local_path(each) for each in named if each and is_there(each))
 
 
 def open_stored(uri: str, *, masks: bool = True) -> StoredSource:
@@ -130,14 +130,45 @@ def describe_schemes() -> str:
     return "\n".join(lines)
 
 
+def _parse(uri: str) -> tuple[str, str, dict[str, Any]]:
+    """Scheme, path and the values of the query.
+
+    Raises:
+        SourceError: The scheme or a query key is unknown, or a value is ill-typed.
+    """
+    name, path, query = _split(uri)
+    if name not in SCHEMES:
+        raise SourceError(
+            f"source '{without_credentials(uri)}': unknown scheme '{name}'",
+            expected=", ".join(f"{known}://" for known in SCHEMES) + " or the path of a folder",
+        )
+    values = _parse_query(uri, name, query)
+    _refuse_address(uri, name, path, values)
+    return name, path, values
+
+
+def _refuse_address(uri: str, name: str, path: str, values: Mapping[str, Any]) -> None:
+    """Refuse an address where a file is meant: the message of the file would tell its password."""
+    if not SCHEMES[name].stored:
+        return
+    for place in (path, values.get("depth", "") if name == "video" else ""):
+        if _ADDRESS.match(place) and not is_there(place):
+            raise SourceError(
+                f"source '{without_credentials(uri)}' is not on this machine",
+                expected=SCHEMES[name].form,
+                got="an address, or a file or folder that does not exist",
+                cure=f"{name}:// reads what this machine holds; cameras in a network are rtsp://",
+            )
+
+
 def _split(uri: str) -> tuple[str, str, str]:
     """Scheme, path and query.  urllib would take the ``..`` of ``folder://../x`` for a host."""
     match = re.fullmatch(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", uri, re.DOTALL)
     if match is None:
-        if Path(uri).expanduser().exists():  # a plain path may itself contain a question mark
+        if is_there(uri):  # a plain path may itself contain a question mark
             return "folder", uri, ""
         path, _, query = uri.partition("?")
-        if _ADDRESS.match(uri) and not Path(path).expanduser().exists():
+        if _ADDRESS.match(uri) and not is_there(path):
             shown = without_credentials(re.sub(r".*@", f"{HIDDEN}@", uri, flags=re.DOTALL))
             raise SourceError(
                 f"source '{shown}' is neither a folder nor an address",

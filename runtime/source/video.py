@@ -16,6 +16,7 @@ from ..sync import COLOR_ALONE, DEPTH_ALONE
 from .base import Arrival, Arrivals, decoded
 from .capture import Capture, Still, open_file
 from .declared import DepthFields, depth_fields, resolve_depth
+from .place import local_path
 
 _SLACK = 2  # images by which a recorder may end one file later, or a container count wrongly
 _SLACK_SHARE = 0.02  # the same, of long recordings whose container only estimates their number
@@ -49,7 +50,7 @@ class VideoSource:
     ) -> None:
         self._written = str(color), str(depth)
         self._declared = dict(declared or {})
-        self._color, self._depth = (Path(path).expanduser() for path in self._written)
+        self._color, self._depth = (local_path(path) for path in self._written)
         self._depth_spec = declared_depth(self.uri, self._declared)
         self._counts = {COLOR_ALONE: 0, DEPTH_ALONE: 0}
         with self._opened() as (colors, depths):

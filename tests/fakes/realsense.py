@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 import pyrealsense2 as rs
 from numpy.typing import NDArray
+
+from edge_fusion.runtime.source.base import Arrival
 
 PERIOD_MS = 1000 / 30
 UNIT_M = 0.0005
@@ -211,3 +213,28 @@ def record(path: Path, device: Device, shots: Iterable[Shot]) -> Path:
     while not path.stat().st_size and time.monotonic() < deadline:
         time.sleep(0.01)
     return path
+
+
+def content(arrival: Arrival) -> tuple[int, int]:
+    """What the two images of a pair say their numbers are: colour, depth."""
+    frame = arrival.decode()
+    seen = frame.depth[frame.depth > 0]
+    assert seen.size > 0.9 * frame.depth.size
+    assert np.unique(frame.rgb).size == np.unique(seen).size == 1
+    return int(frame.rgb[0, 0, 0]), int(seen[0]) - 1000
+
+
+def pairs(source: Any) -> Generator[Arrival, None, None]:
+    """What arrives, without the moments in which nothing does."""
+    with closing(source.arrivals()) as arrivals:
+        for arrival in arrivals:
+            if arrival is not None:
+                yield arrival
+
+
+def read(source: Any) -> list[tuple[int, int, int]]:
+    return [(one.number, *content(one)) for one in pairs(source)]
+
+
+def expected(numbers: range | list[int]) -> list[tuple[int, int, int]]:
+    return [(n + FIRST_COLOR, n + FIRST_COLOR, n) for n in numbers]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,3 +123,10 @@ def make_bundle(tmp_path: Path) -> Callable[..., Bundle]:
         return write_bundle(tmp_path / "bundle", manifest, files, replace=True)
 
     return make
+
+
+@pytest.fixture
+def no_thread_is_left() -> Iterator[None]:
+    before = set(threading.enumerate())
+    yield
+    assert set(threading.enumerate()) <= before

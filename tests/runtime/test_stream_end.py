@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -220,3 +222,48 @@ def test_a_terminal_that_is_gone_ends_it_as_ctrl_c_does(
     out, _ = process.communicate(timeout=30)
     assert "interrupted" in out
     assert (tmp_path / "out.avi").exists()
+
+
+def test_one_wish_that_comes_twice_ends_it_once(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [*RUN, str(tiny_bundle.path), "demo://?frames=100000&size=64x48", "out.avi"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):  # a terminal, then a launcher
+        process.send_signal(number)
+        time.sleep(0.02)
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 0, out
+    assert [path.name for path in tmp_path.iterdir() if path.name != "tiny"] == ["out.avi"]
+
+
+def test_output_that_nobody_reads_does_not_hold_up_the_stream(
+    tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writer, bytes(4096))
+    os.set_blocking(writer, True)
+    log = tmp_path / "frames.jsonl"
+    process = subprocess.Popen(
+        [*RUN, str(tiny_bundle.path), "demo://?live=1&size=64x48&fps=20", str(log), "web://:0"],
+        stdout=writer,
+        stderr=writer,
+    )
+    try:
+        deadline = time.monotonic() + 30
+        # The first line of progress, which would have to wait, comes after two seconds.
+        while not log.exists() or len(log.read_bytes().splitlines()) < 60:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(reader)
+        os.close(writer)

@@ -4,6 +4,7 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from edge_fusion.frame import RgbdFrame
 from edge_fusion.runtime.ledger import FrameRecord
+from edge_fusion.runtime.sink.web import WebOptions, WebSink
 from edge_fusion.spec import DepthSpec
 
 Result = tuple[RgbdFrame, NDArray[np.float32], FrameRecord]
@@ -71,3 +73,20 @@ def disk_of(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
     yield mounted
     if folder.is_mount():
         subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., WebSink]]:
+    """Makes sinks on a free port and closes them."""
+    opened: list[WebSink] = []
+
+    def start(**options: Any) -> WebSink:
+        extra = {
+            name: options.pop(name) for name in ("machine", "drops", "about") if name in options
+        }
+        opened.append(WebSink(WebOptions(port=0, **options), **extra))
+        return opened[-1]
+
+    yield start
+    for sink in opened:
+        sink.close()

@@ -122,3 +122,10 @@ def test_a_full_disk_is_told_and_leaves_no_half_mask(
     with pytest.raises(OutputError, match="No space left on device; is the disk full"):
         sink.write(*result(1))
     assert names(tmp_path) == ["f0.png"]
+
+
+def test_without_a_mask_no_folder_is_left(tmp_path: Path) -> None:
+    MaskFolder(tmp_path / "new").close()
+    (tmp_path / "kept").mkdir()
+    MaskFolder(tmp_path / "kept").close()  # somebody else made it
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]

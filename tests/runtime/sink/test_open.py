@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -61,9 +62,10 @@ def test_several_are_opened_or_none(tmp_path: Path) -> None:
     assert [type(one) for one in both] == [OverlayVideo, MaskFolder]
     for one in both:
         one.close()
-    (tmp_path / "masks").rmdir()
     with pytest.raises(OutputError, match="cannot tell"):
         open_sinks([f"{tmp_path}/out.mp4", f"{tmp_path}/out.webm"])
+    with pytest.raises(OutputError, match="cannot write"):
+        open_sinks([f"{tmp_path}/masks/", f"{tmp_path}/log.jsonl", f"{tmp_path}/no/out.mp4"])
     with pytest.raises(OutputError, match="is named twice"):
         open_sinks([f"{tmp_path}/out.mp4", f"{tmp_path}/out.mp4"])
     assert list(tmp_path.iterdir()) == []
@@ -132,6 +134,22 @@ PLAYED = [
     ("set/rgb", "set/rgb/masks/"),
     ("set/depth", "set/depth/out.mp4"),
 ]
+
+
+def test_a_second_name_of_what_is_being_played(tmp_path: Path) -> None:
+    played, other = tmp_path / "drive.mcap", tmp_path / "other.mcap"
+    played.write_bytes(b"recorded")
+    os.link(played, other)
+    with pytest.raises(OutputError, match="would write into what is being played"):
+        open_sink(str(other), SinkSetting(reads=(played,)))
+
+
+def test_names_that_no_file_can_have(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    for name in (f"{'x' * 300}.mp4", "x" * 300, f"rerun://{'x' * 300}.rrd", "loop/", "loop/a.mp4"):
+        place = name if "://" in name else str(tmp_path / name)
+        with pytest.raises(OutputError, match="cannot write to"):
+            open_sink(place)
 
 
 @pytest.mark.parametrize(("played", "destination"), PLAYED)

@@ -144,3 +144,10 @@ def test_a_kill_loses_the_last_line_at_most(tmp_path: Path) -> None:
     )
     assert done.returncode == -signal.SIGKILL
     assert [line["number"] for line in lines(path)] == [0, 1, 2, 3, 4]
+
+
+def test_without_a_line_no_file_is_left(tmp_path: Path) -> None:
+    open_records(tmp_path / "new.jsonl").close()
+    (tmp_path / "kept.jsonl").touch()
+    open_records(tmp_path / "kept.jsonl").close()  # somebody else made it
+    assert [path.name for path in tmp_path.iterdir()] == ["kept.jsonl"]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import traceback
+
 import pytest
 
-from edge_fusion.errors import InputError
+from edge_fusion.errors import InputError, SourceError
 from edge_fusion.runtime.source.credentials import (
     SECRET_KEYS,
     has_variables,
@@ -12,6 +14,7 @@ from edge_fusion.runtime.source.credentials import (
     with_variables,
     without_credentials,
 )
+from edge_fusion.runtime.source.uri import open_source
 
 
 @pytest.mark.parametrize(
@@ -119,3 +122,19 @@ def test_a_variable_that_is_not_set_is_named_and_no_other_is_shown() -> None:
 )
 def test_what_shows_a_password(text: str, shows: bool) -> None:
     assert shows_credentials(text) == shows
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "video://http://me:hunter2@camera/x.mp4?depth=d.mkv&unit=mm",
+        "video://rtsp://me:hunter2@camera/1?depth=rtsp://me:hunter2@camera/2&unit=mm",
+        "folder://me:hunter2@camera/set",
+        "rosbag://http://me:hunter2@camera/x.mcap",
+        "realsense://http%3A%2F%2Fme%3Ahunter2%40camera/x.bag",
+    ],
+)
+def test_an_address_where_a_file_is_meant_is_not_told(uri: str) -> None:
+    with pytest.raises(SourceError, match="is not on this machine: .* cameras in a net") as caught:
+        open_source(uri)
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value)).replace(uri, "")

@@ -9,7 +9,7 @@ import pytest
 
 from edge_fusion.errors import SourceError
 from edge_fusion.frame import RgbdFrame
-from edge_fusion.runtime.source.base import Arrival, Arrivals
+from edge_fusion.runtime.source.base import Arrival, Arrivals, losses_of
 from edge_fusion.runtime.source.reconnect import Reconnecting, ReconnectOptions
 from edge_fusion.runtime.stream import StreamOptions, stream
 from edge_fusion.spec import DepthSpec, ModelSpec
@@ -85,6 +85,7 @@ def test_a_camera_that_comes_back_is_read_on() -> None:
     source = Reconnecting(usb.open, QUICK, heard.append)
     assert numbers(source) == [0, 1, 0, 1, 2, 0]
     assert source.counts == {"colour without depth": 6, "times lost": 2, "reconnects": 2}
+    assert losses_of(source) == {"colour without depth": 6}  # the page shows them as drops
     assert usb.freed == 3
     assert (
         heard
@@ -141,6 +142,25 @@ def test_a_loss_is_told_with_its_cure() -> None:
     source = Reconnecting(opened_in_turn(lambda: Failing(usb, 1), usb.open), QUICK, heard.append)
     numbers(source)
     assert heard[0] == "lost memory://camera: silent: got no image; look at its cable"
+
+
+def test_whatever_a_driver_raises_the_camera_is_looked_for_again() -> None:
+    heard: list[str] = []
+    usb = Usb(1, 2)
+
+    class Crashing(Camera):
+        def arrivals(self) -> Arrivals:
+            yield arrival(0)
+            raise RuntimeError("rtsp://me:secret@camera broke")
+
+    def unready() -> Camera:
+        raise OSError("the device is not ready")
+
+    opening = opened_in_turn(lambda: Crashing(usb, 1), unready, usb.open, usb.open)
+    source = Reconnecting(opening, QUICK, heard.append)
+    assert numbers(source) == [0, 0, 0, 1]
+    assert "got RuntimeError: rtsp://***@camera broke" in heard[0]
+    assert source.counts["reconnects"] == source.counts["times lost"] == 2
 
 
 def test_patience_ends_though_the_camera_can_be_opened() -> None:

@@ -15,8 +15,8 @@ from edge_fusion.errors import SourceError
 from edge_fusion.frame import RgbdFrame
 from edge_fusion.runtime.ros.fields import header_fields
 from edge_fusion.runtime.source import rosbag
+from edge_fusion.runtime.source.base import UNSTAMPED, UNUSED_INFO
 from edge_fusion.runtime.source.demo import DemoSource
-from edge_fusion.runtime.source.ros_options import UNSTAMPED, UNUSED_INFO
 from edge_fusion.runtime.source.rosbag import RosbagSource
 from tests.fakes import bags
 
