@@ -42,6 +42,7 @@ from .sink.base import Onlooker, Sink, only_paints
 from .smooth import Smoother
 from .source.arrivals import arrivals_of
 from .source.base import Arrival, CountingSource, Source
+from .source.credentials import without_credentials
 from .stages import Captured, Prepared, Result
 from .stream_options import StreamOptions
 
@@ -370,7 +371,8 @@ def _border(error: type[EdgeFusionError], doing: str) -> Iterator[None]:
     except (EdgeFusionError, Closed):
         raise
     except Exception as err:
-        raise error(f"{doing} failed", got=f"{type(err).__name__}: {err}") from err
+        said = without_credentials(f"{type(err).__name__}: {err}")  # drivers quote addresses
+        raise error(f"{doing} failed", got=said) from err
 
 
 def _join(thread: threading.Thread, deadline: float) -> None:

@@ -94,6 +94,12 @@ def test_our_own_error_arrives_as_it_is(stage: str) -> None:
     assert sink.closed == 1
 
 
+def test_a_driver_that_quotes_an_address_shows_no_password() -> None:
+    told, _ = run_failing_at("source", RuntimeError("cannot open rtsp://me:secret@camera/live"))
+    assert "camera/live" in str(told)
+    assert "secret" not in str(told)
+
+
 def test_what_was_captured_before_the_source_failed_is_still_delivered() -> None:
     items: list[RgbdFrame | Exception] = [frame(n) for n in range(6)]
     items.append(RuntimeError("unplugged"))
