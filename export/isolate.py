@@ -73,6 +73,25 @@ def with_int8(
     return _Mixture(fp32_model, int8_model).build(chosen)
 
 
+def beside_int8(fp32_model: onnx.ModelProto, int8_model: onnx.ModelProto) -> onnx.ModelProto:
+    """The float network with an INT8 twin beside every layer that INT8 computes.
+
+    The twin reads what the layer reads, quantized, and nothing reads the twin: comparing the two
+    shows each layer's own error, all layers in one run.  The twin of tensor ``x`` is called
+    :func:`twin_of` ``("x")``.
+
+    Raises:
+        ModelError: The graphs are not the same network.
+    """
+    names = check_pair(fp32_model, int8_model)
+    return _Mixture(fp32_model, int8_model).build(names, beside=True)
+
+
+def twin_of(tensor: str) -> str:
+    """What a tensor computed in INT8 is called beside the float one."""
+    return f"{tensor}/int8"
+
+
 def check_pair(fp32_model: onnx.ModelProto, int8_model: onnx.ModelProto) -> tuple[str, ...]:
     """Insist that one graph is the other one quantized; return its layers that are INT8.
 
@@ -126,7 +145,7 @@ class _Mixture:
         self.eight_bit = _eight_bit(self.int8)
         self.taken = {tensor.name: tensor for tensor in self.fp32.graph.initializer}
 
-    def build(self, chosen: Collection[str]) -> onnx.ModelProto:
+    def build(self, chosen: Collection[str], *, beside: bool = False) -> onnx.ModelProto:
         plain = {node.output[0]: node for node in self.fp32.graph.node}
         for node in self.int8.graph.node:
             if node.op_type not in _QDQ and _name(node) in chosen:
@@ -137,8 +156,10 @@ class _Mixture:
                 if node.output[0] in self.needed:
                     nodes.append(self._copied(node))
                 continue
-            nodes.append(self._chosen(node) if _name(node) in chosen else plain[node.output[0]])
-            if self.needed.intersection(node.output):
+            replaced = _name(node) in chosen and not beside
+            nodes.append(self._chosen(node) if replaced else plain[node.output[0]])
+            twin = beside and _name(node) in chosen
+            if twin or self.needed.intersection(node.output):
                 nodes.append(self._copied(node))
         mixed = onnx.ModelProto()
         mixed.CopyFrom(_without_graph(self.fp32))
@@ -177,8 +198,8 @@ class _Mixture:
         """A quantizer, or the twin of a mover that passes quantized values on."""
         copy = self._chosen(node)
         if node.op_type not in _QDQ:
-            copy.name = _twin(node.name)
-            copy.output[:] = [_twin(name) for name in node.output]
+            copy.name = twin_of(node.name)
+            copy.output[:] = [twin_of(name) for name in node.output]
         return copy
 
     def _tensor(self, name: str) -> str:
@@ -187,7 +208,7 @@ class _Mixture:
         if name in self.int8_constants:
             return self._constant(self.int8_constants[name])
         if name in self.needed and maker is not None and maker.op_type not in _QDQ:
-            return _twin(name)
+            return twin_of(name)
         return name
 
     def _constant(self, tensor: TensorProto) -> str:
@@ -195,7 +216,7 @@ class _Mixture:
         name = tensor.name
         known = self.taken.get(name)
         if known is not None and known.SerializeToString() != tensor.SerializeToString():
-            name = _twin(name)
+            name = twin_of(name)
             renamed = TensorProto()
             renamed.CopyFrom(tensor)
             renamed.name = name
@@ -250,10 +271,6 @@ def _name(node: onnx.NodeProto) -> str:
 
 def _opsets(model: onnx.ModelProto) -> Mapping[str, int]:
     return {item.domain: item.version for item in model.opset_import}
-
-
-def _twin(name: str) -> str:
-    return f"{name}/int8"
 
 
 def _quoted(names: Iterable[str]) -> str:
