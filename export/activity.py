@@ -68,6 +68,8 @@ class Activity:
         clipped: Squared error by clipping.
         rounded: Squared error by rounding.
         channel_peaks: Largest magnitude in each channel; None without channels.
+        channel_energy: Sum of squares in each channel.
+        channel_noise: Squared error in each channel.
     """
 
     peaks: list[float] = field(default_factory=list)
@@ -81,6 +83,8 @@ class Activity:
     clipped: float = 0.0
     rounded: float = 0.0
     channel_peaks: Values | None = None
+    channel_energy: Values | None = None
+    channel_noise: Values | None = None
 
     def add(self, value: NDArray[np.float32], range_: Range) -> None:
         """Take in one sample's tensor."""
@@ -103,9 +107,25 @@ class Activity:
         self.rounded += float(error[~outside].sum())
         if range_.axis is not None:
             axes = tuple(i for i in range(size.ndim) if i != range_.axis % size.ndim)
-            peaks = size.max(axes, initial=0)
-            old = self.channel_peaks
-            self.channel_peaks = peaks if old is None else np.maximum(old, peaks)
+            self._add_channels(
+                size.max(axes, initial=0), np.square(size).sum(axes), error.sum(axes)
+            )
+
+    def _add_channels(self, peaks: Values, energy: Values, noise: Values) -> None:
+        if self.channel_peaks is None or self.channel_energy is None or self.channel_noise is None:
+            self.channel_peaks, self.channel_energy, self.channel_noise = peaks, energy, noise
+            return
+        self.channel_peaks = np.maximum(self.channel_peaks, peaks)
+        self.channel_energy = self.channel_energy + energy
+        self.channel_noise = self.channel_noise + noise
+
+    def starved(self, noise_share: float) -> float:
+        """Share of channels in use whose error is more than this share of their energy."""
+        if self.channel_energy is None or self.channel_noise is None:
+            return 0.0
+        used = self.channel_energy > 0
+        poor = self.channel_noise[used] > noise_share * self.channel_energy[used]
+        return float(poor.mean()) if poor.size else 0.0
 
     @property
     def peak(self) -> float:

@@ -10,24 +10,28 @@ looked for in layers alone whose result is bad.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
-from edge_fusion.diagnosis import Finding, LayerError
+from edge_fusion.diagnosis import Finding
 
-from .activity import Activity, Range, WeightUse
+from .activity import Activity, Range
+from .evidence import (
+    TOO_NARROW,
+    TOO_WIDE,
+    Evidence,
+    farthest_reach,
+    finding_at,
+    keep,
+    reach,
+)
 
-#: A layer alone in INT8 is bad below this; every layer of a sound graph was above 23 dB.
-BAD_DB = 20.0
-#: ... or where it alone moves the saliency map by this much: a third of what parity allows in all.
-BAD_SALIENCY = 0.0133
 FP16_MOST = 65504.0
-_TOO_NARROW = 1.6  # largest golden value over the end of the range
-_TOO_WIDE = 0.3
 _HALF = (1.8, 2.25)  # 255 / 127 = 2.008: int8 read with the scale of uint8
 _DOMINANT = 25.0  # largest channel over the median one: 5 levels are left to that
+_STARVED, _STARVED_NOISE = 0.4, 0.0316  # share of channels below 15 dB; 0.15 in a sound graph
 _UNLIKE = 8.0  # largest stream over the smallest that shares its scale: 4 bits are lost
 _TAILED = 6.0  # largest value over the 99.9th percentile
 _LOST = 0.01  # share of energy that clipping takes: 20 dB
@@ -36,50 +40,6 @@ _SEEN_CHANNEL = 1e-2  # of the largest channel's magnitude: smaller ones may rou
 _WEIGHT_NOISE = 0.01  # 20 dB
 _EXTINCT = 0.25  # share of live channels that vanish
 _COSTLY, _COST_COUNTS = 0.25, 1e-3  # of the network's whole error; and in saliency
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """What detectors judge.
-
-    Attributes:
-        layers: Every INT8 layer's errors, by name.
-        ranges: Every activation's quantizer.
-        golden: What passed them on the golden pairs, in the same order.
-        data: What passed them on the set that is diagnosed.
-        weights: INT8 weights against their originals.
-        extremes: Smallest and largest value of every FP32 tensor.
-        saliency_error: Of the whole INT8 network.
-    """
-
-    layers: Mapping[str, LayerError]
-    ranges: Sequence[Range]
-    golden: Sequence[Activity]
-    data: Sequence[Activity]
-    weights: Sequence[WeightUse]
-    extremes: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    saliency_error: float = 0.0
-
-    def bad(self, layer: str) -> bool:
-        """Whether a layer alone in INT8 is worse than any of a sound graph."""
-        error = self.layers.get(layer)
-        if error is None:
-            return False
-        quiet = error.isolated_sqnr_db is None or error.isolated_sqnr_db >= BAD_DB
-        return not quiet or (error.saliency_error or 0.0) >= BAD_SALIENCY
-
-    def passed(self) -> Iterator[tuple[Range, Activity, Activity]]:
-        """Each range that INT8 layers read, with its golden and its present activity."""
-        for one in zip(self.ranges, self.golden, self.data, strict=True):
-            if one[0].layers and one[1].energy:
-                yield one
-
-    def passed_bad(self) -> Iterator[tuple[Range, Activity, Activity]]:
-        """The same, where a reader is bad and its range is not plainly wrong."""
-        for range_, golden, data in self.passed():
-            fits = _fill(range_, golden, data) >= _TOO_WIDE and _over(range_, golden) <= _TOO_NARROW
-            if fits and any(self.bad(layer) for layer in range_.layers):
-                yield range_, golden, data
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,52 +52,26 @@ class Detector:
     judge: Callable[[Evidence], Iterator[Finding]]
 
 
-def keep(layers: Sequence[str]) -> str:
-    """The options that keep these layers out of INT8."""
-    return " ".join(f"--keep-fp16 '{layer}'" for layer in layers)
-
-
-def _over(range_: Range, activity: Activity) -> float:
-    """Largest value over the end of the range."""
-    return activity.peak / max(range_.high, -range_.low if activity.smallest < 0 else 0.0)
-
-
-def _fill(range_: Range, golden: Activity, data: Activity) -> float:
-    return max(_over(range_, golden), _over(range_, data))
-
-
-def _at(cause: str, range_: Range, evidence: str, cure: str, **figures: float) -> Finding:
-    others = f" (also read by {len(range_.layers) - 1} more)" if len(range_.layers) > 1 else ""
-    return Finding(
-        cause=cause,
-        layer=range_.layers[0],
-        tensor=range_.tensor,
-        evidence=evidence + others,
-        figures={name: float(value) for name, value in figures.items()},
-        cure=cure,
-    )
-
-
 def _uint8(evidence: Evidence) -> Iterator[Finding]:
     cure = "legalise the graph: build the bundle again from the float model"
     for range_, golden, _ in evidence.passed():
-        over = _over(range_, golden)
+        over = reach(range_, golden)
         if range_.uint8:
             text = f"'{range_.tensor}' is stored as uint8, which TensorRT reads as int8"
-            yield _at("uint8_as_int8", range_, text, cure, over=over)
+            yield finding_at("uint8_as_int8", range_, text, cure, over=over)
         elif golden.smallest >= 0 and _HALF[0] <= over <= _HALF[1]:
             text = (
                 f"'{range_.tensor}' is never negative and reaches {over:.2f} times the end of its "
                 f"range, as where a uint8 scale (255 levels) is read as int8 (127)"
             )
-            yield _at("uint8_as_int8", range_, text, cure, over=over)
+            yield finding_at("uint8_as_int8", range_, text, cure, over=over)
 
 
 def _clipping(evidence: Evidence) -> Iterator[Finding]:
     for range_, golden, _ in evidence.passed():
-        over = _over(range_, golden)
+        over = reach(range_, golden)
         half = golden.smallest >= 0 and _HALF[0] <= over <= _HALF[1]
-        if over > _TOO_NARROW and not half and not range_.uint8:
+        if over > TOO_NARROW and not half and not range_.uint8:
             lost = golden.clipped / golden.energy
             share = golden.beyond / golden.count
             text = (
@@ -146,11 +80,11 @@ def _clipping(evidence: Evidence) -> Iterator[Finding]:
                 "energy is lost"
             )
             cure = f"build again with --estimator minmax, or {keep(range_.layers)}"
-            yield _at("clipping", range_, text, cure, over=over, beyond=share, lost=lost)
+            yield finding_at("clipping", range_, text, cure, over=over, beyond=share, lost=lost)
 
 
 def _unseen(evidence: Evidence) -> Iterator[Finding]:
-    for range_, _, data in evidence.passed_bad():
+    for range_, _, data in evidence.fitting_bad():
         lost = data.clipped / data.energy if data.energy else 0.0
         if lost > _LOST and data.clipped > data.rounded:
             share = data.beyond / data.count
@@ -159,13 +93,13 @@ def _unseen(evidence: Evidence) -> Iterator[Finding]:
                 f"calibration saw, {lost:.1%} of the energy is lost"
             )
             cure = "add frames of this kind to --calib and build again"
-            yield _at("unseen_values", range_, text, cure, beyond=share, lost=lost)
+            yield finding_at("unseen_values", range_, text, cure, beyond=share, lost=lost)
 
 
 def _wide(evidence: Evidence) -> Iterator[Finding]:
     for range_, golden, data in evidence.passed():
-        fill = _fill(range_, golden, data)
-        if 0 < fill < _TOO_WIDE and not _shares(evidence, range_):
+        fill = farthest_reach(range_, golden, data)
+        if 0 < fill < TOO_WIDE and not _shares(evidence, range_):
             vanished = data.vanished / max(data.alive, 1)
             text = (
                 f"the range of '{range_.tensor}' is {1 / fill:.1f} times what any sample reaches: "
@@ -173,7 +107,7 @@ def _wide(evidence: Evidence) -> Iterator[Finding]:
                 "become 0"
             )
             cure = f"build again with other frames in --calib, or {keep(range_.layers)}"
-            yield _at("wide_range", range_, text, cure, fill=fill, vanished=vanished)
+            yield finding_at("wide_range", range_, text, cure, fill=fill, vanished=vanished)
 
 
 def _siblings(evidence: Evidence, range_: Range) -> list[tuple[Range, float]]:
@@ -181,7 +115,7 @@ def _siblings(evidence: Evidence, range_: Range) -> list[tuple[Range, float]]:
     if not range_.joined_by:
         return []
     return [
-        (other, _fill(other, golden, data))
+        (other, farthest_reach(other, golden, data))
         for other, golden, data in evidence.passed()
         if other.joined_by == range_.joined_by and math.isclose(other.scale, range_.scale)
     ]
@@ -189,7 +123,7 @@ def _siblings(evidence: Evidence, range_: Range) -> list[tuple[Range, float]]:
 
 def _shares(evidence: Evidence, range_: Range) -> bool:
     """Whether the range is as wide as it is for the sake of another stream."""
-    return any(fill >= _TOO_WIDE for _, fill in _siblings(evidence, range_))
+    return any(fill >= TOO_WIDE for _, fill in _siblings(evidence, range_))
 
 
 def _shared(evidence: Evidence) -> Iterator[Finding]:
@@ -207,7 +141,7 @@ def _shared(evidence: Evidence) -> Iterator[Finding]:
                 f"{127 * small[1]:.0f} levels"
             )
             cure = keep(range_.layers)
-            yield _at("shared_scale", small[0], text, cure, ratio=large[1] / small[1])
+            yield finding_at("shared_scale", small[0], text, cure, ratio=large[1] / small[1])
 
 
 def _second(pair: tuple[Range, float]) -> float:
@@ -215,15 +149,20 @@ def _second(pair: tuple[Range, float]) -> float:
 
 
 def _dominant(evidence: Evidence) -> Iterator[Finding]:
-    for range_, _, data in evidence.passed_bad():
+    for range_, _, data in evidence.fitting():
         ratio, channel = _dominance(data)
-        if ratio >= _DOMINANT:
+        starved = data.starved(_STARVED_NOISE)
+        harmful = starved >= _STARVED or any(map(evidence.bad, range_.layers))
+        if ratio >= _DOMINANT and harmful:
             text = (
                 f"channel {channel} of '{range_.tensor}' reaches {ratio:.0f} times as far as the "
-                f"median channel, which is left {127 / ratio:.1f} of 127 levels"
+                f"median channel, which is left {127 / ratio:.1f} of 127 levels; {starved:.0%} of "
+                "the channels carry more error than 15 dB allow"
             )
             cure = f"{keep(range_.layers)}; training with smaller weights there cures it for good"
-            yield _at("dominant_channel", range_, text, cure, ratio=ratio, channel=channel)
+            yield finding_at(
+                "dominant_channel", range_, text, cure, ratio=ratio, channel=channel, share=starved
+            )
 
 
 def _dominance(activity: Activity) -> tuple[float, int]:
@@ -236,7 +175,7 @@ def _dominance(activity: Activity) -> tuple[float, int]:
 
 
 def _outliers(evidence: Evidence) -> Iterator[Finding]:
-    for range_, _, data in evidence.passed_bad():
+    for range_, _, data in evidence.fitting_bad():
         ratio = data.peak / data.tail if data.tail else 1.0
         vanished = data.vanished / max(data.alive, 1)
         if ratio >= _TAILED and data.rounded > data.clipped and _dominance(data)[0] < _DOMINANT:
@@ -245,11 +184,11 @@ def _outliers(evidence: Evidence) -> Iterator[Finding]:
                 f"1/{ratio:.0f} of it, {vanished:.0%} become 0"
             )
             cure = f"build again with --estimator mean_quantile, or {keep(range_.layers)}"
-            yield _at("outliers", range_, text, cure, ratio=ratio, vanished=vanished)
+            yield finding_at("outliers", range_, text, cure, ratio=ratio, vanished=vanished)
 
 
 def _extinct(evidence: Evidence) -> Iterator[Finding]:
-    for range_, _, data in evidence.passed_bad():
+    for range_, _, data in evidence.fitting_bad():
         peaks = data.channel_peaks
         if peaks is None or _dominance(data)[0] >= _DOMINANT:
             continue
@@ -261,7 +200,7 @@ def _extinct(evidence: Evidence) -> Iterator[Finding]:
                 f"{gone.sum()} of {alive.sum()} channels of '{range_.tensor}' that carry values "
                 "are always 0 in INT8"
             )
-            yield _at("dead_channels", range_, text, keep(range_.layers), share=share)
+            yield finding_at("dead_channels", range_, text, keep(range_.layers), share=share)
 
 
 def _mismatch(evidence: Evidence) -> Iterator[Finding]:
@@ -270,7 +209,7 @@ def _mismatch(evidence: Evidence) -> Iterator[Finding]:
             gain = range_.read_scale / range_.scale
             text = f"'{range_.tensor}' is read back with {gain:.3g} times the scale it was given"
             cure = "build the bundle again from the float model"
-            yield _at("scale_mismatch", range_, text, cure, gain=gain)
+            yield finding_at("scale_mismatch", range_, text, cure, gain=gain)
 
 
 def _weight_scale(evidence: Evidence) -> Iterator[Finding]:
@@ -380,7 +319,7 @@ def find_causes(evidence: Evidence) -> tuple[Finding, ...]:
 
     def cost(one: Finding) -> float:
         error = evidence.layers.get(one.layer)
-        return -(error.saliency_error or 0.0) if error else -math.inf
+        return -(error.saliency_error or 0.0) if error else 0.0
 
     return tuple(sorted(found, key=cost))  # a stable sort
 

@@ -22,11 +22,13 @@ from edge_fusion.calibration.calibration_set import choose_random
 from edge_fusion.diagnosis import Diagnosis, Finding, LayerError, Revert, worst_layers
 from edge_fusion.errors import FrameError, InputError, ModelError
 from edge_fusion.preprocess import prepare
+from edge_fusion.runtime.feed import check_inputs
 from edge_fusion.runtime.source.uri import open_stored
 from edge_fusion.spec import ModelSpec
 
 from .activity import activation_ranges, measure_activity, measure_weights
-from .causes import Evidence, find_causes, keep
+from .causes import find_causes
+from .evidence import Evidence
 from .flavour_ranges import record_ranges
 from .input_causes import judge_inputs
 from .kernels import judge_kernels
@@ -41,7 +43,7 @@ FEW_SAMPLES = 4
 LAYER_COLUMNS = ("layer", "kind", "alone", "own dB", "dB in all", "cause", "cure")
 SOUND = "fits"
 _VERSIONS = ("edge-fusion", "onnx", "onnxruntime", "numpy")
-_HARMLESS = ("sensitive", "x86_saturation")  # nothing is wrong with the graph or the inputs
+_ABOUT_THIS_MACHINE = ("x86_saturation",)  # nothing is wrong with the graph or the inputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +148,8 @@ def diagnose(
     options = options or DiagnoseOptions()
     fp32, int8, spec, samples = subject.fp32, subject.int8, subject.spec, subject.samples
     threads, budget = options.threads, options.budget
+    for sample in (*samples, *subject.golden):
+        check_inputs(sample, spec.inputs)
     exact = saliency_planes(fp32, samples, spec, threads=threads)
     literal = saliency_planes(int8, samples, spec, threads=threads)
     total = mean_difference(exact, literal)
@@ -263,24 +267,24 @@ def conclude(
     reverts: Sequence[Revert],
 ) -> str:
     """All of it in one sentence."""
-    faults = [finding for finding in findings if finding.cause not in _HARMLESS]
-    if faults:
-        first = faults[0]
-        more = f", and {len(faults) - 1} more" if len(faults) > 1 else ""
-        where = first.layer or first.tensor or "the network"
+    told = [finding for finding in findings if finding.cause not in _ABOUT_THIS_MACHINE]
+    if not told:
         return (
-            f"INT8 moves saliency by {total:.4f}: {first.cause.replace('_', ' ')} at '{where}' "
-            f"({first.evidence}){more}; {first.cure}"
+            f"no fault was found in {len(ranked)} INT8 layers, which move saliency by {total:.4f}"
         )
-    sound = f"no fault was found in {len(ranked)} INT8 layers, which move saliency by {total:.4f}"
-    costly = [finding for finding in findings if finding.cause == "sensitive"]
-    if costly and reverts:
-        kept = reverts[0]
-        return (
-            f"{sound}; '{kept.layers[0]}' costs most of it, without it {kept.saliency_error:.4f} "
-            f"remains: {keep(kept.layers)}"
-        )
-    return sound
+    first, *others = told
+    where = first.layer or first.tensor or "the network"
+    text = f"INT8 moves saliency by {total:.4f}, first of all by "
+    text += f"{first.cause.replace('_', ' ')} at '{where}'"
+    kept = reverts[0] if reverts and reverts[0].layers == (first.layer,) else None
+    if kept is not None:
+        text += f", without which {kept.saliency_error:.4f} remains"
+    if first.cause == "sensitive" and not others:
+        text += ", where no fault was found"
+    more = [f"{one.cause.replace('_', ' ')} at '{one.layer or one.tensor}'" for one in others[:2]]
+    if more:
+        text += f"; then {' and '.join(more)}"
+    return f"{text}: {first.cure}"
 
 
 def layer_rows(diagnosis: Diagnosis, count: int = 10) -> list[tuple[str, ...]]:
