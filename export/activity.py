@@ -88,7 +88,7 @@ class Activity:
 
     def add(self, value: NDArray[np.float32], range_: Range) -> None:
         """Take in one sample's tensor."""
-        wide = value.astype(np.float64)
+        wide = np.nan_to_num(value.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)  # masks
         size = np.abs(wide)
         kept = np.clip(wide, range_.low, range_.high)
         outside = kept != wide
@@ -146,7 +146,7 @@ class Activity:
 def activation_ranges(int8_model: onnx.ModelProto) -> tuple[Range, ...]:
     """Every activation that is quantized, in graph order, with the layers that read it.
 
-    Quantizers whose scale is not a single constant are left out.
+    Quantizers whose scale is not a single positive constant are left out: the lint names them.
     """
     view = GraphView(int8_model)
     readers_of = {q.data: q for q in view.quantizers if not q.quantizes}
@@ -154,7 +154,8 @@ def activation_ranges(int8_model: onnx.ModelProto) -> tuple[Range, ...]:
     for q in view.quantizers:
         if not q.quantizes or q.constant or q.scale is None or q.scale.size != 1:
             continue
-        if q.stored not in _LEVELS:
+        scale = float(q.scale.reshape(-1)[0])
+        if q.stored not in _LEVELS or not 0 < scale < np.inf:
             continue
         found.append(_range(view, q, readers_of.get(q.node.outputs[0])))
     return tuple(found)

@@ -30,6 +30,7 @@ from .evidence import (
 
 FP16_MOST = 65504.0
 _HALF = (1.8, 2.25)  # 255 / 127 = 2.008: int8 read with the scale of uint8
+_CLIPS = 1e-3  # share of energy lost: estimators that cut off outliers on purpose lose less
 _DOMINANT = 25.0  # largest channel over the median one: 5 levels are left to that
 _STARVED, _STARVED_NOISE = 0.4, 0.0316  # share of channels below 15 dB; 0.15 in a sound graph
 _UNLIKE = 8.0  # largest stream over the smallest that shares its scale: 4 bits are lost
@@ -59,7 +60,7 @@ def _uint8(evidence: Evidence) -> Iterator[Finding]:
         if range_.uint8:
             text = f"'{range_.tensor}' is stored as uint8, which TensorRT reads as int8"
             yield finding_at("uint8_as_int8", range_, text, cure, over=over)
-        elif golden.smallest >= 0 and _HALF[0] <= over <= _HALF[1]:
+        elif _looks_halved(range_, golden):
             text = (
                 f"'{range_.tensor}' is never negative and reaches {over:.2f} times the end of its "
                 f"range, as where a uint8 scale (255 levels) is read as int8 (127)"
@@ -67,12 +68,16 @@ def _uint8(evidence: Evidence) -> Iterator[Finding]:
             yield finding_at("uint8_as_int8", range_, text, cure, over=over)
 
 
+def _looks_halved(range_: Range, golden: Activity) -> bool:
+    halved = _HALF[0] <= reach(range_, golden) <= _HALF[1]
+    return golden.smallest >= 0 and halved and golden.clipped > _CLIPS * golden.energy
+
+
 def _clipping(evidence: Evidence) -> Iterator[Finding]:
     for range_, golden, _ in evidence.passed():
-        over = reach(range_, golden)
-        half = golden.smallest >= 0 and _HALF[0] <= over <= _HALF[1]
-        if over > TOO_NARROW and not half and not range_.uint8:
-            lost = golden.clipped / golden.energy
+        over, lost = reach(range_, golden), golden.clipped / golden.energy
+        known = range_.uint8 or _looks_halved(range_, golden)
+        if over > TOO_NARROW and lost > _CLIPS and not known:
             share = golden.beyond / golden.count
             text = (
                 f"the calibration pairs themselves reach {over:.1f} times the end of the range of "

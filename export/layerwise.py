@@ -22,6 +22,9 @@ from .samples import Sample
 
 _NO_LAYERS = MOVES | SELECTS | {"Cast", "Constant", "ConstantOfShape", "Range", "Shape", "Size"}
 
+_HUGE = 1e30  # stands for what is not finite; its square is still a number
+Values = NDArray[np.float64]
+
 
 @dataclass(slots=True)
 class Deviation:
@@ -36,11 +39,21 @@ class Deviation:
         """Take in one pair of tensors of equal shape."""
         one = reference.astype(np.float64).ravel()
         two = candidate.astype(np.float64).ravel()
+        if not (np.isfinite(one).all() and np.isfinite(two).all()):
+            one, two = self._finite(one, two)
         self.signal += float(one @ one)
         self.other += float(two @ two)
         self.product += float(one @ two)
         gap = two - one
         self.noise += float(gap @ gap)
+
+    def _finite(self, one: Values, two: Values) -> tuple[Values, Values]:
+        """Only where the reference is finite: a mask of -inf is no signal.
+
+        What is infinite or NaN in the candidate alone is the worst there can be.
+        """
+        kept = np.isfinite(one)
+        return one[kept], np.nan_to_num(two[kept], nan=_HUGE, posinf=_HUGE, neginf=-_HUGE)
 
     @property
     def sqnr_db(self) -> float:

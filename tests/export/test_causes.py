@@ -96,6 +96,14 @@ def test_one_scale_for_unlike_streams_is_named_by_its_concat() -> None:
     assert find_causes(good) == ()
 
 
+def test_cutting_off_outliers_on_purpose_is_no_clipping() -> None:
+    few = PLAIN.copy()
+    few[0, 0, 0, 0] = 1.7  # 1.7 times the range, one value of two thousand
+    lots = np.where(RNG.random(PLAIN.shape) < 0.05, 3.0, PLAIN)
+    assert causes(find_causes(evidence(data=few * 0.9, golden=few, sqnr_db=30))) == []
+    assert causes(find_causes(evidence(data=lots, sqnr_db=30))) == ["clipping"]
+
+
 def weight(**changed: object) -> WeightUse:
     use = WeightUse("layer", "w", np.ones(4), 1e-4, 1e-4, np.ones(4))
     return replace(use, **changed)

@@ -11,6 +11,7 @@ import pytest
 from edge_fusion.diagnosis import Diagnosis
 from edge_fusion.errors import InputError, SourceError
 from edge_fusion.export.diagnose import DiagnoseOptions, Subject, diagnose, load_samples
+from edge_fusion.export.input_causes import judge_inputs
 from edge_fusion.export.legalise import legalise
 from edge_fusion.export.precision import PrecisionPolicy, plan_precision
 from edge_fusion.export.quantize import quantize
@@ -110,8 +111,7 @@ def test_a_channel_50_times_too_large_is_named_with_its_number(
     assert f"--keep-fp16 '{layer}'" in found.findings_of(layer)[0].cure
 
 
-@pytest.mark.parametrize("factor", [8, 1 / 8])
-@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize(("layer", "factor"), [(EARLY, 8), (TOKENS, 1 / 8), (LATE, 8)])
 def test_wrong_scales_of_weights_are_told_from_those_of_activations(
     examine, int8, layer, factor
 ) -> None:
@@ -144,19 +144,39 @@ IMAGENET = (np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225]))
         ((0.485, 0.456, 0.406), (0.225, 0.224, 0.229), "8-bit level"),  # blue first
     ],
 )
-def test_wrong_normalisation_of_colour_is_named(examine, pairs, mean, std, said) -> None:
+def test_wrong_normalisation_of_colour_is_named(tiny, golden, pairs, mean, std, said) -> None:
     new = tuple(np.broadcast_to(np.asarray(value), 3) for value in (mean, std))
-    found = examine(samples=faults.renormalised(pairs, IMAGENET, new))
+    (found,) = judge_inputs(golden, faults.renormalised(pairs, IMAGENET, new), tiny.SPEC)
+    assert found.cause == "wrong_normalisation"
+    assert found.tensor == "rgb"
+    assert said in found.evidence
+    assert "0.229, 0.224, 0.225" in found.cure
+
+
+def test_wrong_normalisation_comes_before_what_it_does_to_layers(examine, pairs) -> None:
+    raw = faults.renormalised(pairs, IMAGENET, (np.zeros(3), np.full(3, 1 / 255)))
+    found = examine(samples=raw)
     assert found.findings[0].cause == "wrong_normalisation"
-    assert found.findings[0].tensor == "rgb"
-    assert said in found.findings[0].evidence
-    assert "0.229, 0.224, 0.225" in found.findings[0].cure
+    assert "raw 8-bit values" in found.conclusion or "wrong normalisation" in found.conclusion
 
 
-def test_depth_upside_down_is_named(examine, pairs) -> None:
+def test_other_scenes_are_no_fault_of_the_inputs(tiny, golden) -> None:
+    for uri in ("demo://?frames=4&seed=20", "demo://?frames=4&seed=21&size=80x60"):
+        others = load_samples([uri], tiny.SPEC, ONE)
+        assert list(judge_inputs(golden, others, tiny.SPEC)) == []
+
+
+def test_depth_of_the_other_polarity_is_named(tiny, golden, pairs) -> None:
     turned = [{**s, "depth": np.where(s["depth"] > 0, 1 - s["depth"], 0)} for s in pairs]
-    found = examine(samples=[{**s, "depth": s["depth"].astype(np.float32)} for s in turned])
-    assert found.findings[0].cause == "depth_polarity"
+    (found,) = judge_inputs(golden, turned, tiny.SPEC)
+    assert found.cause == "depth_polarity"
+    assert "larger_is" in found.cure
+
+
+def test_depth_in_another_unit_is_named(tiny, golden, pairs) -> None:
+    far = [{**s, "depth": np.minimum(s["depth"] * 1000, 1)} for s in pairs]
+    (found,) = judge_inputs(golden, far, tiny.SPEC)
+    assert found.cause == "depth_unit"
 
 
 def test_the_record_tells_all_that_was_measured(examine, int8) -> None:

@@ -12,7 +12,7 @@ from onnx import numpy_helper
 from edge_fusion.diagnosis import MOST_DB
 from edge_fusion.errors import StepError
 from edge_fusion.export.isolate import quantizable, with_int8
-from edge_fusion.export.layerwise import layer_errors
+from edge_fusion.export.layerwise import Deviation, layer_errors
 from edge_fusion.export.legalise import legalise
 from edge_fusion.export.probe import chunked, read_tensors
 from edge_fusion.export.quantize import quantize
@@ -142,3 +142,21 @@ def test_nan_is_named_by_layer_and_refused(tiny, simplified, int8) -> None:
         layer_errors(nan, int8, tiny.samples(1), threads=1)
     with pytest.raises(StepError, match=r"the saliency map.*repair the network"):
         rank_layers(nan, int8, tiny.samples(1), tiny.SPEC, threads=1)
+
+
+@pytest.mark.parametrize(
+    ("reference", "candidate", "sqnr_db", "cosine"),
+    [
+        ([3, 4], [3, 4], MOST_DB, 1.0),
+        ([1, 0], [1, 0.1], 20.0, 0.995),
+        ([0, 0], [1, 0], -MOST_DB, 0.0),  # nothing but noise
+        ([0, 0], [0, 0], MOST_DB, 1.0),
+        ([1, -np.inf], [1, -np.inf], MOST_DB, 1.0),  # a mask is no signal
+        ([1, 1], [1, np.nan], -MOST_DB, 0.707),  # NaN in INT8 alone is the worst there can be
+    ],
+)
+def test_deviation_is_a_number_whatever_comes(reference, candidate, sqnr_db, cosine) -> None:
+    deviation = Deviation()
+    deviation.add(np.array(reference, np.float32), np.array(candidate, np.float32))
+    assert deviation.sqnr_db == pytest.approx(sqnr_db, abs=0.01)
+    assert deviation.cosine == pytest.approx(cosine, abs=0.001)
