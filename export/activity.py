@@ -19,7 +19,10 @@ from .probe import BUDGET_BYTES, chunked, read_tensors, tensor_bytes
 from .progress import Progress, quiet
 from .samples import Sample
 
-_LEVELS = {TensorProto.INT8: (-128, 127), TensorProto.UINT8: (0, 255)}
+_LEVELS: dict[int, tuple[int, int]] = {
+    TensorProto.INT8: (-128, 127),
+    TensorProto.UINT8: (0, 255),
+}
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
 _TAIL = 99.9  # percentile that outliers lie beyond
 Values = NDArray[np.float64]

@@ -276,8 +276,8 @@ def _sensitive(evidence: Evidence) -> Iterator[Finding]:
                 cause="sensitive",
                 layer=name,
                 evidence=f"its ranges fit ({error.isolated_sqnr_db or 0:.0f} dB), but the network "
-                f"amplifies its rounding: alone it moves saliency by {own:.4f}, "
-                f"{share:.0%} of what all INT8 does",
+                f"amplifies its rounding: alone it moves saliency by {own:.4f}, all INT8 layers "
+                f"together by {evidence.saliency_error:.4f}",
                 figures={"saliency_error": own, "share": share},
                 cure=keep([name]),
             )

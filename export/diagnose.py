@@ -273,18 +273,22 @@ def conclude(
             f"no fault was found in {len(ranked)} INT8 layers, which move saliency by {total:.4f}"
         )
     first, *others = told
-    where = first.layer or first.tensor or "the network"
-    text = f"INT8 moves saliency by {total:.4f}, first of all by "
-    text += f"{first.cause.replace('_', ' ')} at '{where}'"
-    kept = reverts[0] if reverts and reverts[0].layers == (first.layer,) else None
-    if kept is not None:
-        text += f", without which {kept.saliency_error:.4f} remains"
-    if first.cause == "sensitive" and not others:
-        text += ", where no fault was found"
-    more = [f"{one.cause.replace('_', ' ')} at '{one.layer or one.tensor}'" for one in others[:2]]
-    if more:
-        text += f"; then {' and '.join(more)}"
+    faults = [finding for finding in told if finding.cause != "sensitive"]
+    text = f"INT8 moves saliency by {total:.4f}, "
+    text += "first of all by " if faults else "and no fault was found; most comes from "
+    text += _place(first)
+    if reverts and reverts[0].layers == (first.layer,):
+        text += f", without which {reverts[0].saliency_error:.4f} remains"
+    if others:
+        text += f"; then {' and '.join(_place(one) for one in others[:2])}"
     return f"{text}: {first.cure}"
+
+
+def _place(finding: Finding) -> str:
+    where = finding.layer or finding.tensor or "the network"
+    if finding.cause == "sensitive":
+        return f"the sensitive layer '{where}'"
+    return f"{finding.cause.replace('_', ' ')} at '{where}'"
 
 
 def layer_rows(diagnosis: Diagnosis, count: int = 10) -> list[tuple[str, ...]]:
@@ -295,7 +299,7 @@ def layer_rows(diagnosis: Diagnosis, count: int = 10) -> list[tuple[str, ...]]:
     shown = worst_layers(diagnosis.layers)[:count]
     named = {finding.layer for finding in diagnosis.findings if finding.layer}
     extra = [x for x in worst_layers(diagnosis.layers) if x.name in named and x not in shown]
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for layer in (*shown, *islice(extra, count)):
         found = diagnosis.findings_of(layer.name)
         rows.append(
@@ -323,7 +327,7 @@ def finding_lines(diagnosis: Diagnosis) -> list[str]:
 
 def revert_rows(diagnosis: Diagnosis) -> list[tuple[str, ...]]:
     """What keeping the worst layers in FP16 leaves: how many, what remains."""
-    rows = [("none", f"{diagnosis.saliency_error:.5f}")]
+    rows: list[tuple[str, ...]] = [("none", f"{diagnosis.saliency_error:.5f}")]
     rows += [(f"worst {len(r.layers)}", f"{r.saliency_error:.5f}") for r in diagnosis.reverts]
     return rows
 
