@@ -23,6 +23,7 @@ from edge_fusion.command_line import (
     JsonTo,
     TargetName,
 )
+from edge_fusion.diagnose_command import diagnose
 from edge_fusion.errors import GateError, InputError
 
 # Heavy packages, and the wings that need them, are imported inside the command that uses them:
@@ -61,6 +62,8 @@ def edge_fusion(
     run      BUNDLE SOURCE [SINK]            stream RGB-D pairs through it
 
     compare  BUNDLE --data SET               FP32 against INT8: accuracy and latency
+
+    diagnose BUNDLE --data SET               which layers INT8 breaks, why, and the cure
     """
 
 
@@ -216,6 +219,9 @@ def compare(
         write_html(comparison, html, command=shlex.join(["edge-fusion", *sys.argv[1:]]))
         console.print(f"report: {html}", markup=False)
     check_gates(comparison, gates)
+
+
+app.command()(diagnose)
 
 
 @app.command()

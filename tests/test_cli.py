@@ -19,7 +19,17 @@ from edge_fusion.__main__ import app
 from edge_fusion.bundle import Bundle
 
 DEMO = "demo://?frames=6&size=64x48&seed=3"
-COMMANDS = ("build", "run", "compare", "inspect", "check", "models", "targets", "sources")
+COMMANDS = (
+    "build",
+    "run",
+    "compare",
+    "diagnose",
+    "inspect",
+    "check",
+    "models",
+    "targets",
+    "sources",
+)
 
 
 def invoke(*arguments: object) -> Result:
