@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from edge_fusion.errors import CalibrationError, FrameError, SourceError
-from edge_fusion.frame import RgbdFrame
 from edge_fusion.manifest import CalibrationItemRecord, CalibrationRecord
 from edge_fusion.preprocess import Inputs, prepare
 from edge_fusion.runtime.source.base import StoredSource
 from edge_fusion.runtime.source.uri import open_stored
 from edge_fusion.spec import ModelSpec
+
+from .measure import frame_sha256
 
 HOW_TO_MAKE_ONE = (
     "give frames of your own camera with --calib: a folder with rgb/, depth/ and meta.json, "
@@ -127,15 +128,6 @@ def choose_random(lengths: Sequence[int], count: int, seed: int) -> list[tuple[i
         return everything
     picked = np.random.default_rng(seed).choice(len(everything), size=count, replace=False)
     return [everything[position] for position in sorted(picked.tolist())]
-
-
-def frame_sha256(frame: RgbdFrame) -> str:
-    """The hash of a pair's pixels and of what its depth means; any changed pixel changes it."""
-    digest = hashlib.sha256(frame.depth_spec.model_dump_json().encode())
-    for plane in (frame.rgb, frame.depth):
-        digest.update(f"{plane.shape}{plane.dtype}".encode())
-        digest.update(np.ascontiguousarray(plane).tobytes())
-    return digest.hexdigest()
 
 
 def _open(uri: str) -> StoredSource:

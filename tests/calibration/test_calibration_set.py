@@ -9,9 +9,9 @@ import pytest
 from edge_fusion.calibration.calibration_set import (
     CalibrationOptions,
     choose_random,
-    frame_sha256,
     load_calibration_set,
 )
+from edge_fusion.calibration.measure import frame_sha256
 from edge_fusion.errors import CalibrationError
 from edge_fusion.frame import RgbdFrame
 from edge_fusion.runtime.source.uri import open_stored
