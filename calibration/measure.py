@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from edge_fusion.calibration_file import (
     NEARNESS_BINS,
+    THUMB_SIDE,
     DepthStatistics,
     PairRecord,
     RgbStatistics,
@@ -27,7 +28,7 @@ from edge_fusion.spec import DepthInput, Triple
 _WIDTH = 256  # pixels at which images are judged
 _BLACK, _WHITE = 3, 252  # 8-bit levels no well exposed scene stays beyond
 _GREY = 1.5  # 8-bit levels between channels that JPEG gives a grey picture
-_HASH_SIDE, _THUMB_SIDE = 8, 32
+_HASH_SIDE, _HASHED_SIDE = 8, 32
 _ENOUGH = 64  # readings that give a correlation worth the name
 _NEARNESS = DepthInput(holes="nearest")
 
@@ -65,6 +66,11 @@ def measure(
         depth=_depth_statistics(frame, depth, nearness, grey),
         rgb_hash=perceptual_hash(grey.astype(np.float32)),
         depth_hash=perceptual_hash(np.zeros((1, 1), np.float32) if nearness is None else nearness),
+        thumb=np.asarray(
+            cv2.resize(grey, (THUMB_SIDE, THUMB_SIDE), interpolation=cv2.INTER_AREA), np.uint8
+        )
+        .tobytes()
+        .hex(),
         timestamp_ns=frame.timestamp_ns,
         source=source,
         source_id=frame.id,
@@ -94,7 +100,7 @@ def perceptual_hash(plane: Plane) -> str:
     Returns:
         16 hexadecimal digits.
     """
-    side = (_THUMB_SIDE, _THUMB_SIDE)
+    side = (_HASHED_SIDE, _HASHED_SIDE)
     thumb = np.asarray(cv2.resize(plane, side, interpolation=cv2.INTER_AREA), np.float32)
     lowest = np.asarray(cv2.dct(thumb))[:_HASH_SIDE, :_HASH_SIDE].ravel()
     # The constant term says how bright it is, and would be above any median.
@@ -154,6 +160,7 @@ def _depth_statistics(
         detail=None if nearness is None else round(detail(nearness * np.float32(255)), 3),
         invalid=invalid,
         levels=int(np.unique(depth[seen]).size),
+        topmost=round(float((readings == readings.max()).mean()), 4),
         nearness=() if nearness is None else _histogram(nearness[seen]),
         downwards=0.0 if nearness is None else _downwards(nearness, seen),
         like_grey=round(abs(_rank_correlation(depth[seen], grey[seen])), 3),

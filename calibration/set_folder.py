@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import unquote
 
 from edge_fusion.calibration_file import (
     CALIBRATION_NAME,
@@ -100,6 +101,10 @@ class SetSource:
             )
         return replace(frame, number=index, timestamp_ns=item.timestamp_ns)
 
+    def files(self, index: int) -> tuple[Path, Path]:
+        """The colour and the depth file of pair ``index``."""
+        return self._pairs.files(self._places[self.items[index].id])
+
     def frames(self) -> Iterator[RgbdFrame]:
         """Every pair in order."""
         return (self[index] for index in range(len(self)))
@@ -119,11 +124,15 @@ class SetSource:
                 )
 
 
-def is_set(place: str | Path) -> bool:
-    """Whether a path is a folder with a ``calibration.json``.
+def set_of(uri: str) -> Path | None:
+    """The folder of a set that a path or a plain ``folder://`` URI names; None: it names no set.
 
     Example:
-        >>> is_set("nowhere")
-        False
+        >>> set_of("nowhere") is None
+        True
     """
-    return (Path(place).expanduser() / CALIBRATION_NAME).is_file()
+    _, scheme, path = uri.rpartition("folder://")
+    if scheme and ("?" in path or uri != scheme + path):
+        return None
+    folder = Path(unquote(path) if scheme else uri).expanduser()
+    return folder if (folder / CALIBRATION_NAME).is_file() else None

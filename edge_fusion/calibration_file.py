@@ -22,6 +22,7 @@ from edge_fusion.spec import DepthSpec, Record, Triple, first_problem
 SCHEMA_VERSION = 1  # also the literal in CalibrationFile
 CALIBRATION_NAME = "calibration.json"
 NEARNESS_BINS = 16
+THUMB_SIDE = 16
 
 _PLAIN_ID = re.compile(r"[\w-][\w.-]{0,127}")
 
@@ -62,6 +63,7 @@ class DepthStatistics(Record):
         detail: As for colour, of the readings scaled to 8-bit steps between ``near`` and ``far``.
         invalid: Share of pixels without a reading.
         levels: How many different readings there are.
+        topmost: Share of the readings that are the largest one.
         nearness: Shares of the readings in 16 equal steps of nearness, far to near.
         downwards: Correlation of nearness with the row, downwards: floors and tables are nearer at
             the bottom of a picture, so that a camera that looks ahead has it positive.
@@ -77,6 +79,7 @@ class DepthStatistics(Record):
     detail: float | None = None
     invalid: Share
     levels: int
+    topmost: Share = 0.0
     nearness: tuple[float, ...] = ()
     downwards: float = 0.0
     like_grey: float = 0.0
@@ -101,6 +104,8 @@ class PairRecord(Record):
         depth: Its depth in figures.
         rgb_hash: Perceptual hash of colour, 64 bits in hexadecimal.
         depth_hash: The same of nearness.
+        thumb: The grey image at 16x16 pixels, 8 bits each, in hexadecimal: tells a small thing that
+            came or went, which a perceptual hash does not.
         timestamp_ns: The device's time in nanoseconds; 0 where it had none.
         source: Which of the set's sources it came from, counting from 0.
         source_id: What that source called it.
@@ -115,6 +120,7 @@ class PairRecord(Record):
     depth: DepthStatistics
     rgb_hash: Hash64
     depth_hash: Hash64
+    thumb: Annotated[str, Field(pattern=f"^[0-9a-f]{{{2 * THUMB_SIDE**2}}}$")]
     timestamp_ns: int = 0
     source: Annotated[int, Field(ge=0)] = 0
     source_id: str = ""
@@ -265,7 +271,12 @@ def write_calibration_file(folder: Path, content: CalibrationFile) -> None:
         OutputError: It could not be written.
     """
     fields = content.model_dump(mode="json")
-    text = json.dumps({**fields, SEAL: seal(fields)}, indent=1) + "\n"
+    parts = {**fields, SEAL: seal(fields)}
+    items = ",\n  ".join(json.dumps(item) for item in parts.pop("items"))
+    lines = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in parts.items()]
+    # A line for each pair: people look at it, and tools compare it line by line.
+    lines.insert(-2, f' "items": [\n  {items}\n ]')
+    text = "{\n" + ",\n".join(lines) + "\n}\n"
     write_bytes(folder / CALIBRATION_NAME, text.encode(), "the calibration set's record")
 
 
