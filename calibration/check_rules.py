@@ -42,6 +42,7 @@ class Judged:
         whole: Whether they are all pairs of a recording: only then a gap in time is a loss.
         registered: What the source says of registration; None: nothing.
         unusable: Pairs that could not be read, each with the reason and its cure.
+        pooled: How many pairs there are with those of other kinds of depth; None: no others.
         statistics: What the model was trained on; None where that is not known.
     """
 
@@ -51,6 +52,7 @@ class Judged:
     whole: bool = True
     registered: bool | None = None
     unusable: Sequence[tuple[str, str]] = ()
+    pooled: int | None = None
     statistics: InputStatistics | None = None
 
 
@@ -324,8 +326,9 @@ def _bytes(texts: Sequence[str]) -> NDArray[np.uint8]:
 
 def find_few(judged: Judged) -> Found:
     """Sets that are too small."""
-    if len(judged.items) < _FEW:
-        yield f"{len(judged.items)} pairs are few", []
+    count = judged.pooled or len(judged.items)
+    if count < _FEW:
+        yield f"{count} {'pair is' if count == 1 else 'pairs are'} few", []
 
 
 def find_many(judged: Judged) -> Found:

@@ -18,15 +18,9 @@ from edge_fusion.runtime.source.uri import open_source
 
 from .candidates import candidates
 from .checks import Finding, check_pairs, refuse_errors
+from .pool import HOW_TO_MAKE_ONE
 from .set_folder import SetSource, set_of
 from .write_set import SetWriter, check_place, writing_set
-
-HOW_TO_MAKE_ONE = (
-    "make a set of frames of your own camera: edge-fusion calib create SOURCE -o SET, and give it "
-    "with --calib SET; or give a folder with rgb/, depth/ and meta.json, or two globs with the "
-    "depth declared: --calib 'folder://DIR?rgb=color/*.png&depth=depth/*.png&unit=mm'; 30 to 100 "
-    "varied pairs do"
-)
 
 
 class Progress(Protocol):
@@ -170,7 +164,7 @@ class _Filling:
                 except FrameError as err:
                     self._leave_out(source, number, err)
                     continue
-                files = source.files(number) if self.options.reference else None  # type: ignore[attr-defined]
+                files = link_of(source, number) if self.options.reference else None
                 self.writer.add(frame, source=which, number=number, links=files)
                 count = len(self.writer.items)
                 self.progress("pairs", min(count, max(self.expected - 1, 0)), self.expected)
@@ -208,12 +202,23 @@ def _check_source(source: Source, options: CreateOptions) -> None:
             f"source '{source.uri}' has no end",
             cure="say how much of it to take: --limit 64; of a camera also --seconds 60 --every 15",
         )
-    if options.reference and not isinstance(source, (FolderSource, SetSource)):
+    if options.reference:
+        link_of(source, 0)
+
+
+def link_of(source: Source, index: int) -> tuple[Path, Path]:
+    """The files of a pair, to be linked to.
+
+    Raises:
+        CalibrationError: The source's pairs are not files.
+    """
+    if not isinstance(source, (FolderSource, SetSource)):
         raise CalibrationError(
             f"source '{source.uri}' has no files to refer to",
             expected="a folder of pairs, without start= and stride=",
             cure="leave --reference out: its pairs are copied",
         )
+    return source.files(index)
 
 
 def _recipe(options: CreateOptions, shown: Sequence[str]) -> dict[str, Any]:
