@@ -5,9 +5,10 @@ from __future__ import annotations
 from contextlib import closing
 from pathlib import Path
 
+from edge_fusion.bundle import Bundle, is_bundle
 from edge_fusion.calibration_file import PairRecord
 from edge_fusion.errors import CalibrationError, FrameError
-from edge_fusion.input_statistics import InputStatistics
+from edge_fusion.input_statistics import InputStatistics, read_statistics, shipped_statistics
 from edge_fusion.runtime.source.base import Source, StoredSource
 from edge_fusion.runtime.source.credentials import without_credentials
 from edge_fusion.spec import DepthSpec, Record
@@ -120,9 +121,6 @@ def statistics_for(model: str | None) -> InputStatistics | None:
         CalibrationError: It is a file that is no such record, or nothing is known of it.
         BundleError: It is a damaged bundle.
     """
-    from edge_fusion.bundle import Bundle, is_bundle
-    from edge_fusion.input_statistics import read_statistics, shipped_statistics
-
     if model is None:
         return None
     path = Path(model)
@@ -133,4 +131,12 @@ def statistics_for(model: str | None) -> InputStatistics | None:
         origin = Bundle.read(path).manifest.origin
         shipped = f"{origin.model}.safetensors"
         name = origin.model if origin.weights == shipped else ""
-    return shipped_statistics(name) if name else None
+    known = shipped_statistics(name) if name else None
+    if known is None:
+        raise CalibrationError(
+            f"nothing is known of the inputs that {model} was trained on",
+            expected="a model whose weights come with edge-fusion, a bundle of it, or a record",
+            cure="leave --model out, or give such a record as JSON: "
+            "edge_fusion.input_statistics.statistics_of makes one of measured pairs",
+        )
+    return known
