@@ -152,8 +152,9 @@ def test_killed_in_the_middle_leaves_no_set_and_goes_on(tmp_path: Path, number: 
     ):
         time.sleep(0.01)
     process.send_signal(number)
-    process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=30)
     assert not place.exists()
+    assert ("pairs are kept: the same command goes on" in output) == (number == signal.SIGTERM)
     result = invoke("create", folder, "-o", place)
     assert result.exit_code == 0, result.output
     assert "pairs were there from an interrupted run" in result.output

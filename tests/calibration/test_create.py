@@ -79,6 +79,23 @@ def test_seconds_of_a_recording_are_those_of_its_timestamps(tmp_path: Path) -> N
         create(folder, tmp_path / "other", seconds=1)
 
 
+def test_a_bag_is_made_a_set_with_its_own_times(tmp_path: Path) -> None:
+    pytest.importorskip("rosbags")
+    pytest.importorskip("mcap")
+    from tests.fakes import bags
+
+    bag = bags.write_bag(tmp_path / "bag", bags.camera_entries(scenes()))
+    made = create(f"rosbag://{bag}", tmp_path / "set", every=3)
+    assert [frame_sha256(frame) for frame in made.frames()] == [
+        frame_sha256(frame) for frame in scenes()[::3]
+    ]
+    assert [item.timestamp_ns for item in made.items] == [
+        bags.stamp_of(number) for number in range(0, COUNT, 3)
+    ]
+    made = create(f"rosbag://{bag}", tmp_path / "short", seconds=0.21)
+    assert len(made) == 7
+
+
 def test_float_metres_keep_every_bit(tmp_path: Path) -> None:
     metres = DepthSpec(scale_to_m=1.0)
 
