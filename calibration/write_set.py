@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from dataclasses import replace as changed
 from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_fusion import __version__
 from edge_fusion.calibration_file import (
     CALIBRATION_NAME,
     CalibrationFile,
@@ -126,7 +126,7 @@ class SetWriter:
             self.folder,
             CalibrationFile(
                 created_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-                version=version("edge-fusion"),
+                version=__version__,
                 sources=tuple(sources),
                 depth=shape.depth,
                 depth_dtype=shape.dtype,
