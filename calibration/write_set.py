@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from dataclasses import replace as changed
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -28,6 +28,7 @@ from edge_fusion.calibration_file import (
     CALIBRATION_NAME,
     CalibrationFile,
     ChoiceRecord,
+    DepthDtype,
     PairRecord,
     digest_of,
     is_plain_id,
@@ -54,7 +55,7 @@ class _Shape:
     """What all pairs of a set share: taken from the first, asked of the others."""
 
     depth: DepthSpec
-    dtype: str
+    dtype: DepthDtype
     intrinsics: Intrinsics | None
 
 
@@ -140,7 +141,8 @@ class SetWriter:
             (self.folder / name).unlink(missing_ok=True)
 
     def _share(self, frame: RgbdFrame) -> None:
-        shape = _Shape(frame.depth_spec, str(frame.depth.dtype), frame.intrinsics)
+        dtype = cast(DepthDtype, str(frame.depth.dtype))  # a frame holds no other
+        shape = _Shape(frame.depth_spec, dtype, frame.intrinsics)
         if self._shape is None:
             self._shape = shape
         wanted = self._shape

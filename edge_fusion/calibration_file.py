@@ -30,6 +30,7 @@ EDGE_WIDTH = 128
 
 _PLAIN_ID = re.compile(r"[\w-][\w.-]{0,127}")
 
+DepthDtype = Literal["uint8", "uint16", "float32"]
 Share = Annotated[float, Field(ge=0, le=1)]
 Hash64 = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
 
@@ -198,7 +199,7 @@ class CalibrationFile(Record):
     version: str
     sources: Annotated[tuple[str, ...], Field(min_length=1)]
     depth: DepthSpec
-    depth_dtype: Literal["uint8", "uint16", "float32"]
+    depth_dtype: DepthDtype
     stored: Literal["copies", "links"] = "copies"
     choice: ChoiceRecord
     items: Annotated[tuple[PairRecord, ...], Field(min_length=1)]
