@@ -138,7 +138,7 @@ def _edges(plane: Plane) -> Plane:
     """Strength of edges; the strongest count no more than others, or one would be all there is."""
     across, down = (cv2.Sobel(plane, cv2.CV_32F, *order) for order in ((1, 0), (0, 1)))
     strength = np.hypot(across, down)
-    return np.minimum(strength, np.percentile(strength, 95)).astype(np.float32)
+    return np.asarray(np.minimum(strength, np.percentile(strength, 95)), np.float32)
 
 
 def detail(plane: Plane) -> float:
