@@ -1,26 +1,27 @@
-"""A checked, chosen and hashed set of RGB-D pairs to take INT8 ranges from."""
+"""The checked, chosen and hashed pairs that INT8 ranges are taken from, prepared for one model."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
+from edge_fusion.calibration_file import PairRecord, digest_of
 from edge_fusion.errors import CalibrationError, FrameError, SourceError
 from edge_fusion.frame import RgbdFrame
+from edge_fusion.input_statistics import InputStatistics
 from edge_fusion.manifest import CalibrationItemRecord, CalibrationRecord
 from edge_fusion.preprocess import Inputs, prepare
 from edge_fusion.runtime.source.base import StoredSource
-from edge_fusion.runtime.source.uri import open_stored
-from edge_fusion.spec import ModelSpec
+from edge_fusion.spec import DepthSpec, ModelSpec
 
-HOW_TO_MAKE_ONE = (
-    "give frames of your own camera with --calib: a folder with rgb/, depth/ and meta.json, "
-    "or two globs with the depth declared: "
-    "--calib 'folder://DIR?rgb=color/*.png&depth=depth/*.png&unit=mm'; 30 to 100 varied pairs do"
-)
+from .check_rules import Judged
+from .checks import Finding, check_pairs, refuse_errors
+from .choose import choose_random
+from .measure import measure
+from .pool import HOW_TO_MAKE_ONE, Pool, of_pair
+from .set_folder import SetSource
+
+USUAL_COUNT = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +29,14 @@ class CalibrationOptions:
     """Which pairs to calibrate on.
 
     Attributes:
-        sources: Folders or source URIs, pooled.
-        count: How many pairs to choose; all of them where there are fewer.
+        sources: Sets, folders or source URIs, pooled.
+        count: How many pairs to choose at random; all of them where there are fewer.  None takes
+            sets made by ``calib`` as they are, and 64 of all others together.
         seed: Seed of the choice.
     """
 
     sources: tuple[str, ...]
-    count: int = 64
+    count: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -42,7 +44,7 @@ class CalibrationOptions:
             raise CalibrationError(
                 "INT8 and FP16 need a calibration set, and none was given", cure=HOW_TO_MAKE_ONE
             )
-        if self.count < 1:
+        if self.count is not None and self.count < 1:
             raise CalibrationError("calibration pairs", expected="at least 1", got=str(self.count))
         if len(set(self.sources)) < len(self.sources):
             raise CalibrationError("the same calibration set is given twice", cure="name it once")
@@ -55,16 +57,19 @@ class CalibrationSet:
     Attributes:
         samples: One dictionary of inputs per pair, batch 1, as the model takes them.
         record: Sources, choice, seed and the hash of every pair.
+        findings: What the checks warn of.
     """
 
     samples: tuple[Inputs, ...]
     record: CalibrationRecord
+    findings: tuple[Finding, ...] = ()
 
 
 def load_calibration_set(
     options: CalibrationOptions,
     spec: ModelSpec,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    known: InputStatistics | None = None,
 ) -> CalibrationSet:
     """Choose, check, hash and prepare the pairs to calibrate on.
 
@@ -72,9 +77,11 @@ def load_calibration_set(
         options: Sources, number and seed.
         spec: The model's input record; pairs go through the same preprocessing as in streaming.
         progress: Called with the number of pairs done and their total.
+        known: What the model was trained on; None where nobody knows.
 
     Raises:
-        CalibrationError: A source cannot be read, or a chosen pair is unusable; the pair is named.
+        CalibrationError: A source cannot be read, a chosen pair is unusable or was changed after
+            its set was made, the pair being named; or a check found an error.
 
     Example:
         >>> options = CalibrationOptions(("demo://?frames=4&size=64x48",), count=2)
@@ -82,69 +89,96 @@ def load_calibration_set(
         >>> len(chosen.samples), chosen.record.available
         (2, 4)
     """
-    sources = [_open(uri) for uri in options.sources]
-    chosen = choose_random([len(source) for source in sources], options.count, options.seed)
-    samples, items = [], []
+    pool = Pool(options.sources)
+    chosen = _choose(pool, options)
+    samples: list[Inputs] = []
+    judged: dict[tuple[DepthSpec, str], list[PairRecord]] = {}
+    items: list[CalibrationItemRecord] = []
     for done, (which, index) in enumerate(chosen, start=1):
-        source = sources[which]
-        try:
-            frame = source[index]
-            samples.append(prepare(frame, spec))
-        except (FrameError, SourceError) as err:
-            raise CalibrationError(
-                f"calibration set {source.uri}, pair {index}: {err.what}",
-                expected=err.expected,
-                got=err.got,
-                cure=err.cure or "repair or remove that pair",
-            ) from err
-        items.append(
-            CalibrationItemRecord(source=source.uri, id=frame.id, sha256=frame_sha256(frame))
-        )
+        source, frame = pool.sources[which], pool.read(which, index)
+        samples.append(_prepared(source, index, frame, spec))
+        pair = _measured(source, which, index, frame)
+        judged.setdefault((frame.depth_spec, str(frame.depth.dtype)), []).append(pair)
+        items.append(CalibrationItemRecord(source=source.uri, id=frame.id, sha256=pair.sha256))
         progress(done, len(chosen))
-    record = CalibrationRecord(
-        sources=tuple(source.uri for source in sources),
-        available=sum(len(source) for source in sources),
+    findings = _check(pool, judged, len(items), known)
+    refuse_errors(", ".join(source.uri for source in pool.sources), findings)
+    record = _choice_record(pool, options, len(items)).model_copy(
+        update={
+            "items": tuple(items),
+            "sha256": digest_of(item.sha256 for item in items),
+            "warnings": tuple(map(str, findings)),
+        }
+    )
+    return CalibrationSet(tuple(samples), record, findings)
+
+
+def _choose(pool: Pool, options: CalibrationOptions) -> list[tuple[int, int]]:
+    """Sets as they are; of all else, or of everything where a number is given, that many."""
+    if options.count is not None:
+        return choose_random([len(one) for one in pool.sources], options.count, options.seed)
+    lengths = [0 if isinstance(one, SetSource) else len(one) for one in pool.sources]
+    plain = choose_random(lengths, USUAL_COUNT, options.seed)
+    sets = [place for place in pool.places if isinstance(pool.sources[place[0]], SetSource)]
+    return sorted(sets + plain)
+
+
+def _prepared(source: StoredSource, index: int, frame: RgbdFrame, spec: ModelSpec) -> Inputs:
+    try:
+        return prepare(frame, spec)
+    except (FrameError, SourceError) as err:
+        raise of_pair(source, index, err) from err
+
+
+def _measured(source: StoredSource, which: int, index: int, frame: RgbdFrame) -> PairRecord:
+    if isinstance(source, SetSource):  # which has just held the pixels against this record
+        return source.items[index].model_copy(update={"source": which})
+    return measure(frame, source=which, number=index)
+
+
+def _check(
+    pool: Pool,
+    judged: dict[tuple[DepthSpec, str], list[PairRecord]],
+    count: int,
+    known: InputStatistics | None,
+) -> tuple[Finding, ...]:
+    """Judge pairs of each kind of depth together."""
+    registered = [getattr(source, "registered", None) for source in pool.sources]
+    found: list[Finding] = []
+    for (depth, dtype), pairs in judged.items():
+        view = Judged(
+            pairs,
+            depth,
+            dtype,
+            whole=False,
+            registered=False if False in registered else None,
+            pooled=count,
+            statistics=known,
+        )
+        found += [one for one in check_pairs(view) if one not in found]
+    return tuple(found)
+
+
+def _choice_record(pool: Pool, options: CalibrationOptions, count: int) -> CalibrationRecord:
+    """How the pairs were chosen, without them: a set that is taken whole says it itself."""
+    sets = [one.record.choice for one in pool.sources if isinstance(one, SetSource)]
+    empty = CalibrationRecord(
+        sources=tuple(source.uri for source in pool.sources),
+        available=len(pool),
         choice="random",
         seed=options.seed,
-        items=tuple(items),
-        sha256=hashlib.sha256("".join(item.sha256 for item in items).encode()).hexdigest(),
+        items=(),
+        sha256=digest_of(()),
     )
-    return CalibrationSet(tuple(samples), record)
-
-
-def choose_random(lengths: Sequence[int], count: int, seed: int) -> list[tuple[int, int]]:
-    """Choose ``count`` pairs uniformly from all sources together, without replacement.
-
-    Returns:
-        (source, index) in order; every pair where there are no more than ``count``.
-
-    Example:
-        >>> choose_random([2, 1], 10, seed=0)
-        [(0, 0), (0, 1), (1, 0)]
-    """
-    everything = [(which, index) for which, n in enumerate(lengths) for index in range(n)]
-    if count >= len(everything):
-        return everything
-    picked = np.random.default_rng(seed).choice(len(everything), size=count, replace=False)
-    return [everything[position] for position in sorted(picked.tolist())]
-
-
-def frame_sha256(frame: RgbdFrame) -> str:
-    """The hash of a pair's pixels and of what its depth means; any changed pixel changes it."""
-    digest = hashlib.sha256(frame.depth_spec.model_dump_json().encode())
-    for plane in (frame.rgb, frame.depth):
-        digest.update(f"{plane.shape}{plane.dtype}".encode())
-        digest.update(np.ascontiguousarray(plane).tobytes())
-    return digest.hexdigest()
-
-
-def _open(uri: str) -> StoredSource:
-    try:
-        return open_stored(uri, masks=False)
-    except SourceError as err:
-        raise CalibrationError(
-            f"calibration set {uri}: {err.what}",
-            expected=err.expected,
-            got=err.got,
-            cure=err.cure or HOW_TO_MAKE_ONE,
-        ) from err
+    if not sets or (options.count is not None and count < len(pool)):
+        return empty
+    methods, seeds = {one.method for one in sets}, {one.seed for one in sets}
+    alone = len(sets) == len(pool.sources)
+    plain = sum(len(one) for one in pool.sources if not isinstance(one, SetSource))
+    return empty.model_copy(
+        update={
+            "choice": methods.pop() if alone and len(methods) == 1 else "mixed",
+            "seed": seeds.pop() if alone and len(seeds) == 1 else options.seed,
+            "available": sum(one.available for one in sets) + plain,
+        }
+    )

@@ -59,7 +59,8 @@ def build(
     calib: Annotated[
         list[str] | None,
         typer.Option(
-            help="Pairs to take INT8 ranges from: a folder or a source URI; may be repeated.",
+            help="Pairs to take INT8 ranges from: a set made by 'calib', a folder or a source URI; "
+            "may be repeated.",
             rich_help_panel=_BUNDLES,
         ),
     ] = None,
@@ -87,8 +88,14 @@ def build(
         ),
     ] = None,
     calib_count: Annotated[
-        int, typer.Option(min=1, help="How many pairs to choose.", rich_help_panel=_BUNDLES)
-    ] = 64,
+        int | None,
+        typer.Option(
+            min=1,
+            help="How many pairs to choose at random; a set made by 'calib' is taken whole, and 64 "
+            "pairs of other sources, if left out.",
+            rich_help_panel=_BUNDLES,
+        ),
+    ] = None,
     seed: Annotated[
         int, typer.Option(min=0, help="Seed of that choice.", rich_help_panel=_BUNDLES)
     ] = 0,

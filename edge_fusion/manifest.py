@@ -20,6 +20,9 @@ _PLAIN_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*")
 _HEX64 = r"^[0-9a-f]{64}$"
 
 Sha256 = Annotated[str, Field(pattern=_HEX64)]
+#: How pairs are chosen from those there are: every one; at random; evenly in time; or such that
+#: few of them give the ranges that all of them give.
+Choice = Literal["all", "random", "uniform", "coverage"]
 
 
 class FileRecord(Record):
@@ -62,14 +65,25 @@ class CalibrationItemRecord(Record):
 
 
 class CalibrationRecord(Record):
-    """What INT8 ranges were taken from: the choice can be repeated and is tied to the pixels."""
+    """What INT8 ranges were taken from: the choice can be repeated and is tied to the pixels.
+
+    Attributes:
+        sources: The sets, pooled.
+        available: How many pairs there were to choose from.
+        choice: How they were chosen; ``mixed`` where several sets were chosen differently.
+        seed: Seed of a random choice.
+        items: The pairs, in order.
+        sha256: Hash over the hashes of all pairs, in order.
+        warnings: What the checks of the set warned of.
+    """
 
     sources: tuple[str, ...]
     available: int
-    choice: Literal["random"]
+    choice: Choice | Literal["mixed"]
     seed: int
     items: tuple[CalibrationItemRecord, ...]
     sha256: Sha256
+    warnings: tuple[str, ...] = ()
 
 
 class QuantizationRecord(Record):

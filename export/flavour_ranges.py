@@ -20,7 +20,7 @@ from .samples import Sample
 
 Range = tuple[float, float]
 
-_REDUCTIONS = ("ReduceMin", "ReduceMax")
+REDUCTIONS = ("ReduceMin", "ReduceMax")
 
 
 def record_ranges(
@@ -54,12 +54,12 @@ def record_ranges(
     """
     names = _float_tensors(fp32_model)
     found: dict[str, Range] = {}
-    with OrtSession(_with_extremes(fp32_model, names), threads=threads) as session:
+    with OrtSession(with_extremes(fp32_model, names), threads=threads) as session:
         for index, sample in enumerate(samples):
             outputs = session.run(sample)
             seen = {name: (float(sample[name].min()), float(sample[name].max())) for name in sample}
             for position, name in enumerate(names):
-                low, high = (float(outputs[f"{op}.{position}"]) for op in _REDUCTIONS)
+                low, high = (float(outputs[f"{op}.{position}"]) for op in REDUCTIONS)
                 seen[name] = (low, high)
             _check_numbers(seen, index)
             found = _union(found, seen)
@@ -100,14 +100,14 @@ def _sizes(view: GraphView, name: str) -> tuple[object, ...]:
     return view.shape(name) or ()
 
 
-def _with_extremes(model: onnx.ModelProto, names: list[str]) -> bytes:
+def with_extremes(model: onnx.ModelProto, names: list[str]) -> bytes:
     """The same graph, whose outputs are two scalars for each tensor."""
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
     graph = probe.graph
     del graph.output[:]
     for position, name in enumerate(names):
-        for op in _REDUCTIONS:
+        for op in REDUCTIONS:
             output = f"{op}.{position}"
             graph.node.append(helper.make_node(op, [name], [output], keepdims=0))
             graph.output.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, ()))

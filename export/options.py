@@ -9,6 +9,7 @@ from typing import Literal
 from edge_fusion.calibration.calibration_set import CalibrationOptions
 from edge_fusion.engine import ENGINE_PRECISIONS, EnginePrecision
 from edge_fusion.errors import CheckpointError, InputError, ModelError, StepError
+from edge_fusion.input_statistics import InputStatistics, shipped_statistics
 from edge_fusion.spec import LARGEST_SIDE, ModelSpec, read_model_spec
 from edge_fusion.target import Target, parse_target
 
@@ -31,7 +32,8 @@ class BuildOptions:
         target: Board and JetPack.
         spec: JSON input record of a model that is not ours.
         size: ``WxH`` in pixels instead of the model's own.
-        calib_count: How many pairs to calibrate on.
+        calib_count: How many pairs to calibrate on; None: a set made by ``calib`` whole, 64 of
+            others.
         seed: Seed of that choice.
         keep_fp16: Globs of node names to keep out of INT8.
         force_int8: Globs of node names to quantize although the policy, or the model's own record,
@@ -54,7 +56,7 @@ class BuildOptions:
     target: str = "orin-nano"
     spec: Path | None = None
     size: str | None = None
-    calib_count: int = 64
+    calib_count: int | None = None
     seed: int = 0
     keep_fp16: tuple[str, ...] = ()
     force_int8: tuple[str, ...] = ()
@@ -164,6 +166,12 @@ def weights_of(options: BuildOptions) -> Path | None:
 def advised_fp16(options: BuildOptions) -> tuple[str, ...]:
     """Globs of nodes that the record of a model of ours keeps out of INT8."""
     return MODELS[options.model].keep_fp16 if options.is_ours else ()
+
+
+def known_inputs(options: BuildOptions) -> InputStatistics | None:
+    """What the model was trained on, where its weights are ours."""
+    own = options.checkpoint or options.untrained or not options.is_ours
+    return None if own else shipped_statistics(options.model)
 
 
 def calibration_options(options: BuildOptions, *, few: int, fallback: str) -> CalibrationOptions:

@@ -39,6 +39,7 @@ from .options import (
     advised_fp16,
     calibration_options,
     check_model,
+    known_inputs,
     model_spec,
     opset_for,
     target_of,
@@ -112,7 +113,10 @@ def build(options: BuildOptions, progress: Progress = quiet) -> Bundle:
     target, spec = target_of(options), model_spec(options)
     chosen = calibration_options(options, few=GOLDEN_SAMPLES, fallback=FALLBACK_GOLDEN)
     network = _load(options, spec, progress)
-    pairs = load_calibration_set(chosen, spec, partial(progress, "pairs"))
+    pairs = load_calibration_set(chosen, spec, partial(progress, "pairs"), known_inputs(options))
+    # FP32 takes a few pairs to be compared on, and no range of them.
+    for finding in pairs.findings if options.precision != "fp32" else ():
+        progress(f"warning: {finding.check}", 1, 1, str(finding))
     check_samples(pairs.samples, spec)
     traced = _trace(network, spec, options, pairs.samples, progress)
     variants = {"fp32": traced.graph}

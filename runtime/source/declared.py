@@ -48,11 +48,13 @@ class Meta:
         depth: The declared fields of the depth.
         dtype: The dtype of the depth files, or None.
         intrinsics: The colour camera, or None.
+        registered: Whether depth is registered to colour; None: not said.
     """
 
     depth: DepthFields
     dtype: str | None = None
     intrinsics: Intrinsics | None = None
+    registered: bool | None = None
 
 
 class _Lenient(BaseModel):
@@ -79,6 +81,7 @@ class _MetaCamera(_Lenient):
 class _MetaFile(_Lenient):
     depth: _MetaDepth | None = None
     intrinsics: _MetaCamera | None = None
+    registered: Any = None  # prose is nothing we could act on
 
 
 def read_meta(folder: Path) -> Meta:
@@ -108,6 +111,7 @@ def read_meta(folder: Path) -> Meta:
         depth=_meta_fields(path, content.depth) if content.depth else DepthFields(),
         dtype=content.depth.dtype if content.depth else None,
         intrinsics=Intrinsics(camera.fx, camera.fy, camera.cx, camera.cy) if camera else None,
+        registered=content.registered if isinstance(content.registered, bool) else None,
     )
 
 

@@ -103,6 +103,21 @@ class FolderSource:
         """Unit, polarity and invalid value of every pair's depth."""
         return self._depth_spec
 
+    @property
+    def registered(self) -> bool | None:
+        """Whether ``meta.json`` says that depth is registered to colour; None: it says nothing."""
+        return self._meta.registered
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The names of all pairs, in order."""
+        return tuple(item.id for item in self._items)
+
+    def files(self, index: int) -> tuple[Path, Path]:
+        """The colour and the depth file of pair ``index``."""
+        item = self._items[index]
+        return item.rgb, item.depth
+
     def __len__(self) -> int:
         """How many pairs there are."""
         return len(self._items)

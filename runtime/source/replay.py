@@ -155,6 +155,11 @@ class Replay:
         return _with_query(self._source.uri, self._options.query)
 
     @property
+    def endless(self) -> bool:
+        """Whether it begins again at its end."""
+        return self._options.loop
+
+    @property
     def counts(self) -> Mapping[str, int]:
         """What the source itself counts."""
         return self._source.counts if isinstance(self._source, CountingSource) else {}
