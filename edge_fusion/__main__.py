@@ -163,8 +163,9 @@ def compare(
     """Compare FP32 and INT8: accuracy against masks, agreement, latency, size and memory."""
     from edge_fusion.console import Steps, console_for, emit_json
     from edge_fusion.runtime.compare import CompareOptions, compare_bundle
+    from edge_fusion.runtime.comparison_table import terminal_table
     from edge_fusion.runtime.gates import check_gates, parse_gates
-    from edge_fusion.runtime.report import page_template, terminal_table, write_html
+    from edge_fusion.runtime.report import page_template, write_html
     from edge_fusion.runtime.verdict import verdict
 
     gates = parse_gates(max_drop or (), require or ())

@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from edge_fusion.bundle import Bundle
 from edge_fusion.errors import InputError
 from edge_fusion.frame import RgbdFrame
-from edge_fusion.metrics import mean_absolute_difference, pool, score
 from edge_fusion.preprocess import prepare, saliency_map
 from edge_fusion.spec import ModelSpec
 
-from .comparison import Comparison, Difference, ImageResult, SetResult, VariantCost
+from .accuracy import judge, summarise
+from .comparison import Comparison, ImageResult, VariantCost
 from .latency import Arithmetic, Latency, arithmetic_of, measure_latency
 from .machine import machine_state
 from .memory_probe import peak_memory
@@ -157,7 +157,7 @@ def compare(
         report(0, sum(lengths), "accuracy")
         for place, frame in _pairs(sources, lengths):
             maps = _run(sessions, frame, model)
-            result = _judge(sources[place].uri, frame, maps)
+            result = judge(sources[place].uri, frame, maps)
             picker.offer(result.degradation, partial(draw_pictures, frame, maps))
             images.append(result)
             by_set[place].append(result)
@@ -178,10 +178,10 @@ def compare(
         backend=options.backend,
         variants=options.variants,
         sets=tuple(
-            _summarise(source.uri, some, options.variants)
+            summarise(source.uri, some, options.variants)
             for source, some in zip(sources, by_set, strict=True)
         ),
-        pooled=_summarise("all sets", images, options.variants),
+        pooled=summarise("all sets", images, options.variants),
         images=tuple(images),
         costs=costs,
         latency=latency,
@@ -246,38 +246,6 @@ def _run(sessions: Mapping[str, Session], frame: RgbdFrame, model: ModelSpec) ->
         variant: saliency_map(session.run(inputs)[model.output.name], model, size)
         for variant, session in sessions.items()
     }
-
-
-def _judge(set_name: str, frame: RgbdFrame, maps: Maps) -> ImageResult:
-    reference, *others = maps
-    return ImageResult(
-        set=set_name,
-        id=frame.id,
-        scores={} if frame.mask is None else {v: score(maps[v], frame.mask) for v in maps},
-        differences={
-            variant: Difference(
-                mean_absolute_difference(maps[reference], maps[variant]),
-                float(np.abs(maps[reference] - maps[variant]).max()),
-            )
-            for variant in others
-        },
-    )
-
-
-def _summarise(name: str, images: Sequence[ImageResult], variants: Sequence[str]) -> SetResult:
-    scored = [image for image in images if image.scores]
-    return SetResult(
-        name=name,
-        pairs=len(images),
-        scores={v: pool([image.scores[v] for image in scored]) for v in variants if scored},
-        differences={
-            variant: Difference(
-                float(np.mean([image.differences[variant].mean_abs for image in images])),
-                max(image.differences[variant].max_abs for image in images),
-            )
-            for variant in variants[1:]
-        },
-    )
 
 
 def _latency(

@@ -1,4 +1,4 @@
-"""A comparison for people: a table for the terminal, and a page that opens offline."""
+"""A comparison for people: a page that opens offline."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from rich.markup import escape
-from rich.table import Table
 
 from edge_fusion.errors import MissingDependencyError
 from edge_fusion.files import write_bytes
@@ -21,7 +19,7 @@ from edge_fusion.metrics import METRICS, PROTOCOLS, Metric
 
 from .comparison import Comparison, ImageResult, SetResult
 from .panels import DIFFERENCE_GAIN, Panel
-from .verdict import FEW_IMAGES, KEEPS_ACCURACY, count, verdict
+from .verdict import FEW_IMAGES, KEEPS_ACCURACY, verdict
 
 if TYPE_CHECKING:
     import jinja2
@@ -31,29 +29,6 @@ _BINS = 48
 _UNCHANGED = 5e-5  # less than the last printed digit
 _PHOTO = {"colour", "depth"}
 _TIMES = "\N{MULTIPLICATION SIGN}"
-
-
-def terminal_table(comparison: Comparison) -> Table:
-    """The pooled figures as a table for the terminal: one row a figure, one column a variant."""
-    pairs = count(comparison.pooled.pairs, "pair")
-    table = Table(title=escape(f"{comparison.model}: {pairs}"))
-    table.add_column("figure")
-    for variant in comparison.variants:
-        table.add_column(variant.upper(), justify="right")
-    for variant in comparison.candidates:
-        table.add_column(f"change {variant.upper()}", justify="right")
-    for protocol in PROTOCOLS if comparison.pooled.scores else ():
-        for row in _accuracy_rows(comparison, comparison.pooled, protocol):
-            table.add_row(f"{row.label}, {protocol}", *(_in_terminal(cell) for cell in row.cells))
-        table.add_section()
-    for row in (*_difference_rows(comparison), *_cost_rows(comparison)):
-        table.add_row(row.label, *(_in_terminal(cell) for cell in row.cells))
-    if comparison.latency is not None:
-        table.caption = escape(f"latency: {comparison.latency.arithmetic.text}")
-    return table
-
-
-_TERMINAL_STYLES = {"worse": "red", "better": "green"}
 
 
 def write_html(comparison: Comparison, path: Path, *, command: str = "") -> None:
@@ -251,7 +226,9 @@ def _tiles(comparison: Comparison) -> list[tuple[str, str, str]]:
         speedup = comparison.latency.speedups[last]
         integer = comparison.latency.arithmetic.integer
         label = "speed-up" if integer else "latency ratio, no 8-bit arithmetic"
-        interval = f"95 % interval {speedup.low:.2f} to {speedup.high:.2f}"
+        interval = "no interval from one round"
+        if speedup.low is not None and speedup.high is not None:
+            interval = f"95 % interval {speedup.low:.2f} to {speedup.high:.2f}"
         tiles.append((label, f"{speedup.ratio:.2f}{_TIMES}", interval))
     return tiles
 
@@ -343,11 +320,6 @@ def _image_row(comparison: Comparison, image: ImageResult) -> tuple[ImageResult,
     difference = image.differences[last]
     both = (difference.mean_abs, difference.max_abs)
     return image, [*cells, *(Cell(f"{value:.4f}") for value in both)]
-
-
-def _in_terminal(cell: Cell) -> str:
-    style = _TERMINAL_STYLES.get(cell.tone)
-    return f"[{style}]{cell.text}[/{style}]" if style else cell.text
 
 
 def _minus(text: str) -> str:

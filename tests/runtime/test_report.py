@@ -16,9 +16,10 @@ from rich.console import Console
 from edge_fusion.errors import MissingDependencyError, OutputError
 from edge_fusion.runtime.compare import CompareOptions, compare
 from edge_fusion.runtime.comparison import Comparison, VariantCost
+from edge_fusion.runtime.comparison_table import terminal_table
 from edge_fusion.runtime.latency import Arithmetic, Latency, Speedup
 from edge_fusion.runtime.memory_probe import Memory
-from edge_fusion.runtime.report import terminal_table, write_html
+from edge_fusion.runtime.report import write_html
 from edge_fusion.runtime.verdict import verdict
 
 INTEGER = Arithmetic("TensorRT INT8 tensor cores", integer=True)
