@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
 from edge_fusion.metrics import PROTOCOLS, ImageScores, Scores
@@ -262,6 +262,14 @@ class Comparison:
     def candidates(self) -> tuple[str, ...]:
         """All variants but the reference."""
         return self.variants[1:]
+
+    def speed_means_nothing(self, variant: str) -> bool:
+        """Whether a variant is INT8 that ran without 8-bit arithmetic."""
+        return variant in self.about and self.about[variant].speed_means_nothing
+
+    def with_notes(self, notes: tuple[str, ...]) -> Comparison:
+        """The same with other notes."""
+        return replace(self, notes=notes)
 
     def as_dict(self) -> dict[str, object]:
         """Everything but the pictures, for JSON; ``comparison.schema.json`` describes it."""

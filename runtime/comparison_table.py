@@ -55,6 +55,14 @@ def terminal_table(comparison: Comparison) -> Table:
     return table
 
 
+def notes_table(comparison: Comparison) -> Table:
+    """What a reader must know about the figures, a line each."""
+    table = Table.grid(padding=(0, 1))
+    for note in comparison.notes:
+        table.add_row("-", Text(note))
+    return table
+
+
 def _accuracy(comparison: Comparison) -> Iterator[list[_Line]]:
     for protocol in PROTOCOLS if comparison.pooled.scores else ():
         yield [_metric_line(comparison, metric, protocol) for metric in METRICS.values()]

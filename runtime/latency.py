@@ -185,6 +185,8 @@ def measure_latency(
     warmup: int,
     repeats: int,
     arithmetic: Arithmetic = UNSTATED,
+    specs: Mapping[str, ModelSpec] | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Latency:
     """Time every session on the same prepared frames, in turns.
 
@@ -195,6 +197,8 @@ def measure_latency(
         warmup: Untimed runs of each variant before all.
         repeats: Timed runs of each variant; rounded up to whole blocks of :data:`BLOCK`.
         arithmetic: What the sessions compute with.
+        specs: Records by variant, where they are of several models.
+        progress: Told rounds done and rounds in all.
 
     Raises:
         InputError: No session, no frame, or ``repeats`` below 1.
@@ -205,11 +209,18 @@ def measure_latency(
             expected="at least one session, one frame and one repeat",
             got=f"{len(sessions)}, {len(frames)} and {repeats}",
         )
-    inputs = [prepare(frame, spec) for frame in frames]
-    for session in sessions.values():
-        output = _warm_up(session, inputs, warmup)[spec.output.name]
-    samples = _in_turns(sessions, inputs, rounds=-(-repeats // BLOCK))
+    specs = {variant: (specs or {}).get(variant, spec) for variant in sessions}
+    inputs = _prepared(frames, specs)
+    outputs = {
+        variant: _warm_up(session, inputs[variant], warmup)[specs[variant].output.name]
+        for variant, session in sessions.items()
+    }
+    samples = _in_turns(sessions, inputs, -(-repeats // BLOCK), progress)
     reference = next(iter(sessions))
+    stages = {
+        variant: _stages(frames, specs[variant], outputs[variant], samples[variant])
+        for variant in sessions
+    }
     return Latency(
         arithmetic=arithmetic,
         samples_ms={variant: tuple(times.ravel().tolist()) for variant, times in samples.items()},
@@ -219,8 +230,35 @@ def measure_latency(
             if variant != reference
         },
         warmup=warmup,
-        inputs=len(inputs),
+        inputs=len(frames),
+        prepare_ms=stages[reference].prepare_ms,
+        finish_ms=stages[reference].finish_ms,
+        stages=stages,
+    )
+
+
+def _prepared(
+    frames: Sequence[RgbdFrame], specs: Mapping[str, ModelSpec]
+) -> dict[str, list[Inputs]]:
+    """Inputs by variant; equal records share them."""
+    known: list[tuple[ModelSpec, list[Inputs]]] = []
+    found = {}
+    for variant, spec in specs.items():
+        if all(other != spec for other, _ in known):
+            known.append((spec, [prepare(frame, spec) for frame in frames]))
+        found[variant] = next(inputs for other, inputs in known if other == spec)
+    return found
+
+
+def _stages(
+    frames: Sequence[RgbdFrame],
+    spec: ModelSpec,
+    output: NDArray[np.float32],
+    samples: NDArray[np.float64],
+) -> StageTimes:
+    return StageTimes(
         prepare_ms=_median_ms([partial(prepare, frame, spec) for frame in frames]),
+        infer_ms=float(np.median(samples)),
         finish_ms=_median_ms(
             [partial(saliency_map, output, spec, frame.rgb.shape[:2]) for frame in frames]
         ),
@@ -235,21 +273,26 @@ def _warm_up(session: Session, inputs: Sequence[Inputs], runs: int) -> Tensors:
 
 
 def _in_turns(
-    sessions: Mapping[str, Session], inputs: Sequence[Inputs], rounds: int
+    sessions: Mapping[str, Session],
+    inputs: Mapping[str, Sequence[Inputs]],
+    rounds: int,
+    progress: Callable[[int, int], None],
 ) -> dict[str, NDArray[np.float64]]:
     """Durations in milliseconds by variant, (rounds, BLOCK)."""
     order = list(sessions)
     samples = {variant: np.empty((rounds, BLOCK)) for variant in order}
+    progress(0, rounds)
     for turn in range(rounds):
         shift = turn % len(order)
         for variant in order[shift:] + order[:shift]:
-            session = sessions[variant]
-            session.run(inputs[turn % len(inputs)])
+            session, feeds = sessions[variant], inputs[variant]
+            session.run(feeds[turn % len(feeds)])
             for index in range(BLOCK):
-                feed = inputs[(turn * BLOCK + index) % len(inputs)]
+                feed = feeds[(turn * BLOCK + index) % len(feeds)]
                 start = time.perf_counter_ns()
                 session.run(feed)
                 samples[variant][turn, index] = (time.perf_counter_ns() - start) / 1e6
+        progress(turn + 1, rounds)
     return samples
 
 
