@@ -273,6 +273,8 @@ class Comparison:
 
     def as_dict(self) -> dict[str, object]:
         """Everything but the pictures, for JSON; ``comparison.schema.json`` describes it."""
+        from .verdict import judgements  # which stands on this module
+
         return {
             "schema_version": SCHEMA_VERSION,
             "created_utc": self.created_utc,
@@ -282,6 +284,7 @@ class Comparison:
             "variants": list(self.variants),
             "about": {label: one.as_dict() for label, one in self.about.items()},
             "notes": list(self.notes),
+            "verdict": [one.as_dict() for one in judgements(self)],
             "pooled": self.pooled.as_dict(),
             "curves": {
                 label: {name: getattr(one, name).curves() for name in PROTOCOLS}

@@ -115,25 +115,23 @@ def _latency(comparison: Comparison) -> Iterator[_Line]:
     if len(stages) == len(comparison.variants):
         cells = [Text(f"{one.prepare_ms:.2f} + {one.finish_ms:.2f}") for one in stages]
         yield _Line("prepare + finish, ms", cells)
-    cells, interval = [Text()], ""
-    for variant in comparison.candidates:
-        speedup = latency.speedups[variant]
-        cells.append(Text(f"{speedup.ratio:.2f}{_TIMES}"))
-        ends = speedup.low, speedup.high
-        interval = "" if None in ends else f"{ends[0]:.2f} to {ends[1]:.2f}"
-        if len(comparison.candidates) > 1 and interval:
-            cells[-1].append(f" ({interval})")
-    yield _Line("speed-up", cells, interval)
+    speedups = [latency.speedups[variant] for variant in comparison.candidates]
+    yield _Line("speed-up", [Text(), *(Text(f"{one.ratio:.2f}{_TIMES}") for one in speedups)])
+    intervals = [
+        "" if one.low is None or one.high is None else f"{one.low:.2f} to {one.high:.2f}"
+        for one in speedups
+    ]
+    yield _Line("speed-up, 95 %", [Text(), *map(Text, intervals)])
 
 
 _PERCENTILES = {"p50": "p50_ms", "p90": "p90_ms", "p99": "p99_ms", "p99.9": "p999_ms"}
 _COSTS: tuple[tuple[str, float, Callable[[VariantCost], float | None]], ...] = (
     ("file, MB", 1e6, lambda cost: cost.onnx_bytes or cost.file_bytes),
     ("engine, MB", 1e6, lambda cost: cost.plan_bytes),
-    ("memory added, MB", 1e6, lambda cost: cost.memory and cost.memory.added_bytes),
-    ("memory peak, MB", 1e6, lambda cost: cost.memory and cost.memory.peak_bytes),
-    ("energy, mJ a frame", 1, lambda cost: cost.energy and cost.energy.gross_mj_per_frame),
-    ("energy beyond rest, mJ", 1, lambda cost: cost.energy and cost.energy.net_mj_per_frame),
+    ("memory added, MB", 1e6, lambda cost: cost.memory.added_bytes if cost.memory else None),
+    ("memory peak, MB", 1e6, lambda cost: cost.memory.peak_bytes if cost.memory else None),
+    ("energy, mJ a frame", 1, lambda c: c.energy.gross_mj_per_frame if c.energy else None),
+    ("energy beyond rest, mJ", 1, lambda c: c.energy.net_mj_per_frame if c.energy else None),
 )
 
 

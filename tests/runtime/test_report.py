@@ -1,26 +1,21 @@
 from __future__ import annotations
 
 import base64
-import re
 import sys
 from dataclasses import replace
 from html.parser import HTMLParser
-from io import StringIO
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from rich.console import Console
 
 from edge_fusion.errors import MissingDependencyError, OutputError
 from edge_fusion.runtime.compare import CompareOptions, compare
 from edge_fusion.runtime.comparison import Comparison, VariantCost
-from edge_fusion.runtime.comparison_table import terminal_table
 from edge_fusion.runtime.latency import Arithmetic, Latency, Speedup
 from edge_fusion.runtime.memory_probe import Memory
 from edge_fusion.runtime.report import write_html
-from edge_fusion.runtime.verdict import verdict
 
 INTEGER = Arithmetic("TensorRT INT8 tensor cores", integer=True)
 LITERAL = Arithmetic("Q/DQ run literally in float", integer=False)
@@ -43,54 +38,6 @@ def make(make_bundle, make_source, opener):
         return replace(found, **changes)
 
     return made
-
-
-class TestVerdict:
-    def test_equal_maps_keep_the_accuracy(self, make):
-        assert verdict(make()).startswith(
-            "INT8 keeps the accuracy of FP32 on 3 images (normalised maps: MAE 0.0"
-        )
-
-    def test_a_dimmed_map_is_named_with_the_protocol_that_shows_it(self, make):
-        assert re.match(
-            r"INT8 is less accurate than FP32 in MAE.* on 3 images \(raw maps: MAE 0\.0\d+ to",
-            verdict(make(gain=0.6)),
-        )
-
-    def test_few_images_are_called_few(self, make):
-        caution = "too few for more than gross failures"
-        assert caution in verdict(make(pairs=3))
-        assert caution not in verdict(make(pairs=50))
-
-    def test_without_masks_no_accuracy_is_claimed(self, make):
-        text = verdict(make(mask=False, gain=0.9))
-        assert "accuracy of" not in text
-        assert re.match(r"INT8 differs from FP32 by 0\.0\d+ per pixel .* no masks", text)
-
-    def test_speed_is_not_claimed_where_no_integer_arithmetic_ran(self, make):
-        text = verdict(make(latency=latency(Speedup(2.0, 1.9, 2.1), LITERAL)))
-        assert "Q/DQ run literally in float, which says nothing about the speed of INT8" in text
-        assert "faster" not in text
-        assert "2.00" not in text
-
-    @pytest.mark.parametrize(
-        ("speedup", "claim"),
-        [
-            (Speedup(1.8, 1.7, 1.9), "it is faster (1.80 times as fast, 1.70 to 1.90) with Tensor"),
-            (Speedup(0.8, 0.7, 0.9), "it is slower (0.80 times as fast, 0.70 to 0.90) with Tensor"),
-            (Speedup(1.05, 0.9, 1.2), "it is not measurably faster or slower (1.05 times"),
-        ],
-    )
-    def test_speed_follows_the_interval(self, make, speedup, claim):
-        assert claim in verdict(make(latency=latency(speedup, INTEGER)))
-
-    @pytest.mark.parametrize(
-        ("size", "claim"),
-        [(10_000, "its file is 4.0 times smaller"), (50_000, "its file is no smaller")],
-    )
-    def test_size(self, make, size, claim):
-        costs = {"fp32": VariantCost(40_000, None), "int8": VariantCost(size, None)}
-        assert claim in verdict(make(costs=costs))
 
 
 class Page(HTMLParser):
@@ -229,24 +176,3 @@ class TestPage:
         monkeypatch.setitem(sys.modules, "jinja2", None)
         with pytest.raises(MissingDependencyError, match=r"edge-fusion\[report\]"):
             write_html(make(), tmp_path / "report.html")
-
-
-class TestTerminal:
-    def printed(self, comparison: Comparison) -> str:
-        text = StringIO()
-        Console(file=text, width=120).print(terminal_table(comparison))
-        return text.getvalue()
-
-    def test_every_figure_has_a_row(self, make):
-        text = self.printed(make(gain=0.8, latency=latency(Speedup(1.8, 1.7, 1.9), INTEGER)))
-        for label in ("MAE, normalised", "IoU, raw", "mean difference", "latency p99, ms", "file"):
-            assert label in text
-        assert "latency: TensorRT INT8 tensor cores" in text
-
-    def test_names_are_no_markup(self, make):
-        assert "[red]x: 3 pairs" in self.printed(make(model="[red]x"))
-
-    def test_without_masks_the_accuracy_rows_are_left_out(self, make):
-        text = self.printed(make(mask=False))
-        assert "MAE" not in text
-        assert "mean difference" in text
