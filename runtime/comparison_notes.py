@@ -10,6 +10,7 @@ from edge_fusion.bundle import Bundle
 from .comparison import Comparison, shown
 
 _ENOUGH_FOR_P999 = 1000
+_TAIL = 2  # of a path's parts: a data set's folder and what it lies in
 
 
 def notes_of(
@@ -56,13 +57,15 @@ def _calibrated_on(comparison: Comparison, bundles: Iterable[Bundle]) -> Iterato
         items = {(_place(item.source), item.id) for item in record.items} if record else set()
         if items & seen:
             yield (
-                f"{len(items & seen)} of the pairs are among those that {bundle.path} was "
-                "calibrated on: INT8 may look better here than on new ones"
+                f"{len(items & seen)} of the pairs bear the place and name of ones that "
+                f"{bundle.path} was calibrated on: INT8 may look better here than on new ones"
             )
 
 
 def _place(uri: str) -> str:
-    return uri if "://" in uri else str(Path(uri).expanduser().resolve())
+    """A set's place without what differs between machines: the end of a folder's path."""
+    path, _, query = uri.removeprefix("folder://").partition("?")
+    return uri if "://" in path else "/".join(Path(path).parts[-_TAIL:]) + query
 
 
 def _runs(comparison: Comparison) -> Iterator[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,7 +102,16 @@ def interval_of(values: Array) -> Interval:
 
 def _weights(n: int) -> Iterator[Array]:
     """Shares of ``n`` images in resamples, (some, n); the same at every call."""
-    rng = np.random.default_rng(_SEED)
+    counts = _counts(n)
     for done in range(0, RESAMPLES, _CHUNK):
-        some = min(_CHUNK, RESAMPLES - done)
-        yield rng.multinomial(n, np.full(n, 1 / n), size=some) / n
+        yield counts[done : done + _CHUNK] / n
+
+
+@lru_cache(maxsize=2)
+def _counts(n: int) -> NDArray[np.uint8]:
+    """How often each image was drawn, (RESAMPLES, n): asked for again for every figure."""
+    rng = np.random.default_rng(_SEED)
+    counts = np.empty((RESAMPLES, n), np.uint8)
+    for row in counts:
+        row[:] = np.bincount(rng.integers(0, n, n), minlength=n)
+    return counts

@@ -11,7 +11,7 @@ import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edge_fusion.errors import MissingDependencyError
 
@@ -110,6 +110,7 @@ def swatch_svg(index: int) -> str:
     from matplotlib.lines import Line2D
     from matplotlib.markers import MarkerStyle
     from matplotlib.patches import PathPatch
+    from matplotlib.transforms import Affine2D
 
     with _settings(f"swatch{index}"):
         figure = Figure(figsize=(26 / 72, 12 / 72))
@@ -117,10 +118,10 @@ def swatch_svg(index: int) -> str:
         figure.add_artist(Line2D([0.04, 0.96], [0.5, 0.5], color=tone(index), linewidth=2.2))
         # As a path and no marker: those have ids, and a swatch is put into a page many times.
         shape = MarkerStyle(marker(index))
-        placed = shape.get_transform().scale(6.5 / 72).translate(13 / 72, 6 / 72)
+        place = Affine2D().scale(6.5 / 72).translate(13 / 72, 6 / 72)
         figure.add_artist(
             PathPatch(
-                shape.get_path().transformed(placed),
+                shape.get_path().transformed(shape.get_transform() + place),
                 transform=figure.dpi_scale_trans,
                 color=tone(index),
                 linewidth=0,
@@ -136,12 +137,12 @@ def _settings(name: str) -> Iterator[None]:
     """Matplotlib's own defaults, whatever the user's matplotlibrc says, and ours on top."""
     import matplotlib
 
-    defaults = {
+    defaults: dict[Any, Any] = {
         key: matplotlib.rcParamsDefault[key]
         for key in matplotlib.rcParamsDefault
         if key.partition(".")[0] in _FAMILIES
     }
-    ours = {
+    ours: dict[Any, Any] = {
         "svg.fonttype": "none",
         "svg.hashsalt": name,
         "font.family": "DejaVu Sans",  # comes with it, so that places are the same everywhere

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from edge_fusion.metrics import METRICS, PROTOCOLS, Metric
 
-from .comparison import Change, Comparison, ImageResult, SetResult, VariantCost, shown
+from .comparison import Change, Comparison, ImageResult, SetResult, shown
+from .comparison_table import COSTS, PERCENTILES
 from .intervals import Interval
 
 _UNCHANGED = 5e-5  # less than the last printed digit
 _SURE = "95\N{NO-BREAK SPACE}%"
 _TIMES = "\N{MULTIPLICATION SIGN}"
-_PERCENTILES = {"p50": "p50_ms", "p90": "p90_ms", "p99": "p99_ms", "p99.9": "p999_ms"}
 _STAGES = {
     "prepare the inputs": "prepare_ms",
     "infer": "infer_ms",
@@ -21,15 +21,6 @@ _STAGES = {
     "all three": "total_ms",
 }
 _OF_SETS = (("mae", "raw"), ("s", "normalised"), ("f_max", "normalised"))
-_COSTS: tuple[tuple[str, float, Callable[[VariantCost], float | None]], ...] = (
-    ("ONNX file, MB", 1e6, lambda cost: cost.onnx_bytes or cost.file_bytes),
-    ("engine, MB", 1e6, lambda cost: cost.plan_bytes),
-    ("memory added, MB", 1e6, lambda cost: cost.memory and cost.memory.added_bytes),
-    ("memory peak, MB", 1e6, lambda cost: cost.memory and cost.memory.peak_bytes),
-    ("energy of a frame, mJ", 1, lambda cost: cost.energy and cost.energy.gross_mj_per_frame),
-    ("energy beyond rest, mJ", 1, lambda cost: cost.energy and cost.energy.net_mj_per_frame),
-    ("mean power, W", 1e3, lambda cost: cost.energy and cost.energy.mean_mw),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +125,7 @@ def _latency(comparison: Comparison) -> Iterator[Row]:
     if latency is None:
         return
     summaries = [latency.summaries[variant] for variant in comparison.variants]
-    for label, name in _PERCENTILES.items():
+    for label, name in PERCENTILES.items():
         yield Row(label, _with_ratios([getattr(one, name) for one in summaries], 1))
     cells = [Cell("")]
     for variant in comparison.candidates:
@@ -155,7 +146,7 @@ def _stages(comparison: Comparison) -> Iterator[Row]:
 
 
 def _costs(comparison: Comparison) -> Iterator[Row]:
-    for label, unit, read in _COSTS:
+    for label, unit, read in COSTS:
         found = [read(comparison.costs[variant]) for variant in comparison.variants]
         if any(value is not None for value in found):
             yield Row(label, _with_ratios(found, unit))

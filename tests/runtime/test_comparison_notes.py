@@ -116,8 +116,12 @@ class TestSets:
 
 
 def test_pairs_that_were_calibrated_on_are_counted(run, make_source, make_bundle):
-    found = replace(run(make_source(4, uri="a")), before=None)  # however busy the machine is
-    item = CalibrationItemRecord(source="a", id="pair_001", sha256="0" * 64)
+    """Elsewhere, by another path, as a bundle that was built on another machine."""
+    source = make_source(4, uri="folder:///data/streams/office")
+    found = replace(run(source), before=None)  # however busy the machine is
+    item = CalibrationItemRecord(
+        source="folder://../mine/streams/office", id="pair_001", sha256="0" * 64
+    )
     record = CalibrationRecord(
         sources=("a",), available=4, choice="random", seed=0,
         items=(item, item.model_copy(update={"id": "pair_099"})), sha256="0" * 64,
@@ -125,7 +129,9 @@ def test_pairs_that_were_calibrated_on_are_counted(run, make_source, make_bundle
     bundle = make_bundle()
     manifest = bundle.manifest.model_copy(update={"calibration": record})
     (note,) = notes_of(found, [replace(bundle, manifest=manifest)], [])
-    assert note.startswith("1 of the pairs are among those")
+    assert note.startswith("1 of the pairs bear the place and name")
+    lab = replace(found, images=tuple(replace(one, set="streams/lab") for one in found.images))
+    assert notes_of(lab, [replace(bundle, manifest=manifest)], []) == ()
     assert notes_of(found, [bundle], []) == ()
 
 
