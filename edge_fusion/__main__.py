@@ -159,6 +159,10 @@ def compare(
         list[str], typer.Option(help="RGB-D pairs, with masks or without; may be repeated.")
     ],
     html: Annotated[Path | None, typer.Option(help="Write a one-file HTML report.")] = None,
+    diagnosis: Annotated[
+        Path | None,
+        typer.Option(help="Show this in the report: what 'diagnose --json FILE' wrote."),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Pairs per set at most.")] = None,
     max_drop: Annotated[
         list[str] | None,
@@ -199,11 +203,10 @@ def compare(
     from edge_fusion.runtime.compare import CompareOptions, compare_bundle
     from edge_fusion.runtime.comparison_table import notes_table, terminal_table
     from edge_fusion.runtime.gates import check_gates, parse_gates
-    from edge_fusion.runtime.report import page_template, write_html
+    from edge_fusion.runtime.report import check_page, manifests_of, write_html
     from edge_fusion.runtime.verdict import verdict
 
-    if html is not None:
-        page_template()  # a missing package is said before the measuring, not after
+    layers = check_page(html, diagnosis)  # what is amiss is said before the measuring, not after
     chosen = tuple(variant.strip() for variant in variants.split(","))
     options = CompareOptions(chosen, backend, limit, repeats=repeats)
     gates = parse_gates(
@@ -220,7 +223,8 @@ def compare(
     console.print(verdict(comparison), markup=False)
     emit_json(json_to, comparison.as_dict())
     if html is not None:
-        write_html(comparison, html, command=shlex.join(["edge-fusion", *sys.argv[1:]]))
+        command = shlex.join(["edge-fusion", *sys.argv[1:]])
+        write_html(comparison, html, command, layers, manifests_of(comparison))
         console.print(f"report: {html}", markup=False)
     check_gates(comparison, gates)
 

@@ -76,7 +76,7 @@ class CompareOptions:
     latency_inputs: int = 4
     memory: bool = True
     energy_s: float = 4.0
-    worst: int = 6
+    worst: int = 10
     typical: int = 4
     arithmetic: Arithmetic | None = None
 

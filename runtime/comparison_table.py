@@ -98,7 +98,7 @@ def _better(change: Change, metric: Metric) -> bool | None:
 
 def _costs(comparison: Comparison) -> Iterator[_Line]:
     yield from _latency(comparison)
-    for label, unit, read in _COSTS:
+    for label, unit, read in COSTS:
         found = [read(comparison.costs[variant]) for variant in comparison.variants]
         if any(value is not None for value in found):
             yield _Line(label, _ratios(found, unit))
@@ -109,7 +109,7 @@ def _latency(comparison: Comparison) -> Iterator[_Line]:
     if latency is None:
         return
     summaries = [latency.summaries[variant] for variant in comparison.variants]
-    for label, name in _PERCENTILES.items():
+    for label, name in PERCENTILES.items():
         yield _Line(f"latency {label}, ms", _ratios([getattr(one, name) for one in summaries], 1))
     stages = [latency.stages[v] for v in comparison.variants if v in latency.stages]
     if len(stages) == len(comparison.variants):
@@ -124,8 +124,10 @@ def _latency(comparison: Comparison) -> Iterator[_Line]:
     yield _Line("speed-up, 95 %", [Text(), *map(Text, intervals)])
 
 
-_PERCENTILES = {"p50": "p50_ms", "p90": "p90_ms", "p99": "p99_ms", "p99.9": "p999_ms"}
-_COSTS: tuple[tuple[str, float, Callable[[VariantCost], float | None]], ...] = (
+#: Percentiles of latency by what tables call them.
+PERCENTILES = {"p50": "p50_ms", "p90": "p90_ms", "p99": "p99_ms", "p99.9": "p999_ms"}
+#: What a variant costs besides time: its name, its unit, and how it is read.
+COSTS: tuple[tuple[str, float, Callable[[VariantCost], float | None]], ...] = (
     ("file, MB", 1e6, lambda cost: cost.onnx_bytes or cost.file_bytes),
     ("engine, MB", 1e6, lambda cost: cost.plan_bytes),
     ("memory added, MB", 1e6, lambda cost: cost.memory.added_bytes if cost.memory else None),
