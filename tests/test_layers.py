@@ -27,6 +27,7 @@ DOORS = {
         "__init__",
         "build_command",
         "calib_command",
+        "compare_command",
         "device_job",
         "diagnose_command",
     )
