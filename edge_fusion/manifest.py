@@ -76,8 +76,8 @@ class GateStepRecord(Record):
     """One step of the search for the layers that an accuracy gate sends back to FP16.
 
     Attributes:
-        step: What was done: ``plain``, ``rank``, ``prefix``, ``shrink``, ``grow``, ``confirm`` or
-            ``final``.
+        step: What was done: ``plain``, ``rank``, ``prefix``, ``shrink``, ``grow``, ``confirm``,
+            ``pays`` or ``final``.
         detail: On what: an order, a layer.
         reverted: How many layers were in FP16 that plain INT8 quantizes.
         drops: By how much INT8 was worse than FP32, by metric; the worse of both protocols.
@@ -105,7 +105,8 @@ class AccuracyGateRecord(Record):
         sources: Where the pairs came from that it was judged on.
         frames: How many there were, and ``masks`` how many of them had one.
         sha256: Hash of those pairs and their masks.
-        reverted: The layers that were sent back to FP16, in graph order.
+        layers: How many layers plain INT8 quantizes.
+        reverted: Those that were sent back to FP16, in graph order.
         int8_mac_share: The share of the multiply-accumulates that still runs in INT8; None where
             the graph does not tell its shapes.
         plain_drops: The drops of the graph with every allowed layer in INT8.
@@ -119,12 +120,27 @@ class AccuracyGateRecord(Record):
     frames: int
     masks: int
     sha256: Sha256
+    layers: int
     reverted: tuple[str, ...]
     int8_mac_share: float | None
     plain_drops: dict[str, float]
     drops: dict[str, float]
     evaluations: int
     steps: tuple[GateStepRecord, ...]
+
+    def summary(self) -> str:
+        """What the gate cost and gave, in a line."""
+        drops = ", ".join(
+            f"{name} drops by {drop:.3g} of {self.max_drop[name]:g} allowed, "
+            f"{self.plain_drops[name]:.3g} before"
+            for name, drop in self.drops.items()
+        )
+        share = "" if self.int8_mac_share is None else f", {self.int8_mac_share:.0%} of the MACs"
+        gone, left = len(self.reverted), self.layers - len(self.reverted)
+        return (
+            f"{gone} of {self.layers} layers back to FP16, {left}{share} in INT8; {drops}; "
+            f"on {self.frames} pairs, {self.masks} with a mask"
+        )
 
 
 class QuantizationRecord(Record):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -27,7 +27,7 @@ from .node_cost import count_node_macs, mac_share
 from .revert import Found, Layers, Part, find_reverted
 from .search_state import Remembered, digest_of, key_of, state_path
 
-RANK_PAIRS = 8
+RANK_PAIRS = 6
 SEARCH_PAIRS = 64
 #: Layers that may be sent back one by one where the graph that was quantized for real misses a
 #: gate that its stand-in holds; scales of a Concat's inputs may part them.
@@ -74,8 +74,7 @@ def hold_gate(maker: Int8Maker, plain: Attempt, gate: Gate, options: HoldOptions
     """
     search = _Search(maker, plain, gate, options)
     found = find_reverted(plain.result.quantized, search.judge, search.note)
-    search.check_pays(found)
-    attempt, reading = search.confirm(found)
+    attempt, reading = search.confirm(search.worth_it(found))
     reverted = search.reverted_by(attempt)
     share = mac_share(search.macs, attempt.result.quantized)
     record = AccuracyGateRecord(
@@ -84,6 +83,7 @@ def hold_gate(maker: Int8Maker, plain: Attempt, gate: Gate, options: HoldOptions
         frames=len(gate.pairs.pairs),
         masks=gate.pairs.masks,
         sha256=gate.pairs.sha256,
+        layers=len(plain.result.quantized),
         reverted=reverted,
         int8_mac_share=share,
         plain_drops=search.plain_drops,
@@ -91,20 +91,8 @@ def hold_gate(maker: Int8Maker, plain: Attempt, gate: Gate, options: HoldOptions
         evaluations=search.remembered.runs,
         steps=tuple(search.steps),
     )
-    maker.progress("gate", 1, 1, gate_summary(record, len(plain.result.quantized)))
+    maker.progress("gate", 1, 1, record.summary())
     return Held(attempt, record)
-
-
-def gate_summary(record: AccuracyGateRecord, layers: int) -> str:
-    """What a gate cost and gave, in a line."""
-    drops = ", ".join(
-        f"{name} drops by {drop:.3g} of {record.max_drop[name]:g} allowed "
-        f"({record.plain_drops[name]:.3g} before)"
-        for name, drop in record.drops.items()
-    )
-    share = "" if record.int8_mac_share is None else f", {record.int8_mac_share:.0%} of the MACs"
-    kept = layers - len(record.reverted)
-    return f"{len(record.reverted)} of {layers} layers back to FP16; {kept}{share} in INT8; {drops}"
 
 
 @dataclass(slots=True)
@@ -152,10 +140,13 @@ class _Search:
     def _read(
         self, digest: str, model: Callable[[], onnx.ModelProto], pairs: Sequence[int]
     ) -> Reading:
+        first = "rank" not in self._parts  # whose harm to each pair chooses the parts
+
         def measure() -> tuple[Reading, float]:
             start = time.perf_counter()
             reading = self.gate.read(model(), pairs)
-            return reading, time.perf_counter() - start
+            seconds = time.perf_counter() - start
+            return (reading if first else replace(reading, by_pair={})), seconds
 
         return self.remembered.reading(digest, measure)
 
@@ -185,7 +176,7 @@ class _Search:
             step, done, done, f"{verdict} with {len(reverted)} layers in FP16: {drops} ({detail})"
         )
 
-    def check_pays(self, found: Found) -> None:
+    def worth_it(self, found: Found) -> Found:
         """Refuse a result that leaves too little in INT8 to be worth its accuracy.
 
         Raises:
@@ -195,18 +186,21 @@ class _Search:
         quantized = self.plain.result.quantized
         share = self._share(found.reverted)
         if share is None or share >= self.options.min_int8:
-            return
+            return found
         allowed: list[str] = []
         for name in found.reverted:
             if (self._share([*allowed, name]) or 0) >= self.options.min_int8:
                 allowed.append(name)
         reading = self.judge(frozenset(allowed), "all")
+        self.note("pays", "as many as may go back", frozenset(allowed), reading, "all")
+        if reading.held:  # the search had used up its runs before it saw that
+            dropped = tuple(name for name in found.reverted if name not in allowed)
+            return Found(tuple(allowed), reading, dropped + found.spare)
         raise GateError(
             f"INT8 does not pay under --max-drop {_wanted(self.gate)}",
             expected=f"{self.options.min_int8:.0%} of the multiply-accumulates in INT8 or more",
             got=f"{share:.0%}: {len(found.reverted)} of {len(quantized)} layers go back to FP16; "
-            f"with {len(allowed)} of them, "
-            f"{reading.missing or 'the gate holds on some pairs alone'}",
+            f"with {len(allowed)} of them, {reading.missing}",
             cure="build it with --precision fp16; or allow a larger drop, calibrate on pairs more "
             "like those of the gate, or accept less INT8 with --min-int8",
         )
@@ -232,7 +226,7 @@ class _Search:
         for further in (None, *found.spare[:LAST_LAYERS]):
             reverted += [further] if further else []
             attempt = self.maker.make(reverted, reason) if reverted else self.plain
-            digest = digest_of([*reverted, "quantized again"], everything)
+            digest = digest_of([*reverted, "quantized again"] if reverted else (), everything)
             reading = self._read(digest, partial(_itself, attempt.model), everything)
             self.note("final", "quantized again", frozenset(reverted), reading, "all")
             if reading.held:

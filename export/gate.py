@@ -139,10 +139,10 @@ def load_gate_pairs(
     chosen = [places[i] for i in _spread(len(places), most)]
     digest, pairs = hashlib.sha256(), []
     for done, (source, index) in enumerate(chosen, start=1):
-        frame = _read(source, index)
+        frame, inputs = _read(source, index, spec)
         digest.update(frame_sha256(frame).encode())
         digest.update(b"" if frame.mask is None else np.packbits(frame.mask).tobytes())
-        pairs.append(GatePair(prepare(frame, spec), frame.rgb.shape[:2], frame.mask))
+        pairs.append(GatePair(inputs, frame.rgb.shape[:2], frame.mask))
         progress(done, len(chosen))
     found = GatePairs(
         tuple(pairs), tuple(one.uri for one in opened), len(places), digest.hexdigest()
@@ -260,9 +260,10 @@ def _spread(count: int, most: int) -> list[int]:
     return [int(place) for place in np.linspace(0, count - 1, min(count, most)).round()]
 
 
-def _read(source: StoredSource, index: int) -> RgbdFrame:
+def _read(source: StoredSource, index: int, spec: ModelSpec) -> tuple[RgbdFrame, Inputs]:
     try:
-        return source[index]
+        frame = source[index]
+        return frame, prepare(frame, spec)
     except (FrameError, SourceError) as err:
         raise InputError(
             f"gate set {source.uri}, pair {index}: {err.what}",

@@ -36,6 +36,7 @@ from edge_fusion.export.trace import trace
 from edge_fusion.manifest import AccuracyGateRecord, GateStepRecord, Manifest
 from edge_fusion.runtime.compare import CompareOptions, compare_bundle
 from edge_fusion.runtime.gates import check_gates, parse_gates
+from edge_fusion.runtime.inspect import bundle_facts
 from tests.export.planted import SENSITIVE, planted
 from tests.export.tiny import SPEC
 
@@ -137,6 +138,9 @@ def test_the_layer_that_breaks_int8_goes_back_and_no_other(gated: Bundle) -> Non
     assert len(quantization.int8_nodes) == 10
     assert SENSITIVE not in quantization.int8_nodes
     assert quantization.kept_fp16[SENSITIVE] == "sent back by the accuracy gate mae=0.015"
+    facts = bundle_facts(gated)
+    assert facts["gate"] == record.summary()
+    assert facts["sent back"] == SENSITIVE
 
 
 def test_the_gate_is_what_compare_measures(gated: Bundle) -> None:
@@ -172,17 +176,17 @@ def test_each_step_is_told_and_recorded(
     told = [line for line in heard.lines if line.split()[0] in steps]
     assert len(told) == len(steps)
     assert told[0].startswith("plain misses with 0 layers in FP16: mae +0.03")
-    assert heard.says("1 of 11 layers back to FP16; 10, 62% of the MACs in INT8")
+    assert heard.says("1 of 11 layers back to FP16, 10, 62% of the MACs in INT8; mae drops by")
     assert record.int8_mac_share == pytest.approx(0.62, abs=0.005)
 
 
-def test_a_gate_that_holds_already_costs_two_runs(
+def test_a_gate_that_holds_already_costs_one_run(
     maker: Int8Maker, gate_pairs: GatePairs, tmp_path: Path
 ) -> None:
     held = hold(maker, gate_pairs, tmp_path, {"mae": 0.2, "f_max": 0.5})
     assert held.record.reverted == ()
     assert [step.step for step in held.record.steps] == ["plain", "final"]
-    assert held.record.evaluations == 2
+    assert held.record.evaluations == 1
     assert set(held.record.drops) == {"mae", "f_max"}
 
 
