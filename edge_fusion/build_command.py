@@ -113,6 +113,32 @@ def build(
             rich_help_panel=_BUNDLES,
         ),
     ] = None,
+    max_drop: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="METRIC=VALUE",
+            help="Send layers back to FP16 until INT8 is no worse than FP32 by more than this, "
+            "such as mae=0.002; may be repeated.",
+            rich_help_panel=_BUNDLES,
+        ),
+    ] = None,
+    gate_data: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="With --max-drop: pairs with masks to judge it on, else those of --calib; may be "
+            "repeated.",
+            rich_help_panel=_BUNDLES,
+        ),
+    ] = None,
+    min_int8: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="With --max-drop: share of the MACs that must stay in INT8 for it to pay.",
+            rich_help_panel=_BUNDLES,
+        ),
+    ] = 0.5,
     opset: Annotated[
         int | None,
         typer.Option(
@@ -275,6 +301,9 @@ def _build_bundle(given: dict[str, Any]) -> None:
         seed=given["seed"],
         keep_fp16=tuple(given["keep_fp16"] or ()),
         force_int8=tuple(given["force_int8"] or ()),
+        max_drop=tuple(given["max_drop"] or ()),
+        gate_data=tuple(given["gate_data"] or ()),
+        min_int8=given["min_int8"],
         opset=given["opset"],
         exporter=given["exporter"].value,
         allow_partial=given["allow_partial"],

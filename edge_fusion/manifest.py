@@ -86,6 +86,77 @@ class CalibrationRecord(Record):
     warnings: tuple[str, ...] = ()
 
 
+class GateStepRecord(Record):
+    """One step of the search for the layers that an accuracy gate sends back to FP16.
+
+    Attributes:
+        step: What was done: ``plain``, ``rank``, ``prefix``, ``shrink``, ``grow``, ``confirm``,
+            ``pays`` or ``final``.
+        detail: On what: an order, a layer.
+        reverted: How many layers were in FP16 that plain INT8 quantizes.
+        drops: By how much INT8 was worse than FP32, by metric; the worse of both protocols.
+        held: Whether every gate held.
+        frames: On how many pairs that was judged.
+        evaluations: How many graphs had been run by then.
+        seconds: Time spent running them by then, over all attempts if it was interrupted.
+    """
+
+    step: str
+    detail: str = ""
+    reverted: int
+    drops: dict[str, float]
+    held: bool
+    frames: int
+    evaluations: int
+    seconds: float
+
+
+class AccuracyGateRecord(Record):
+    """The accuracy gate that decided which layers compute in INT8.
+
+    Attributes:
+        max_drop: The largest drop allowed, by metric.
+        sources: Where the pairs came from that it was judged on.
+        frames: How many there were, and ``masks`` how many of them had one.
+        sha256: Hash of those pairs and their masks.
+        layers: How many layers plain INT8 quantizes.
+        reverted: Those that were sent back to FP16, in graph order.
+        int8_mac_share: The share of the multiply-accumulates that still runs in INT8; None where
+            the graph does not tell its shapes.
+        plain_drops: The drops of the graph with every allowed layer in INT8.
+        drops: Those of the graph in the bundle.
+        evaluations: How many graphs were run.
+        steps: How it was found, in order.
+    """
+
+    max_drop: dict[str, float]
+    sources: tuple[str, ...]
+    frames: int
+    masks: int
+    sha256: Sha256
+    layers: int
+    reverted: tuple[str, ...]
+    int8_mac_share: float | None
+    plain_drops: dict[str, float]
+    drops: dict[str, float]
+    evaluations: int
+    steps: tuple[GateStepRecord, ...]
+
+    def summary(self) -> str:
+        """What the gate cost and gave, in a line."""
+        drops = ", ".join(
+            f"{name} drops by {drop:.3g} of {self.max_drop[name]:g} allowed, "
+            f"{self.plain_drops[name]:.3g} before"
+            for name, drop in self.drops.items()
+        )
+        share = "" if self.int8_mac_share is None else f", {self.int8_mac_share:.0%} of the MACs"
+        gone, left = len(self.reverted), self.layers - len(self.reverted)
+        return (
+            f"{gone} of {self.layers} layers back to FP16, {left}{share} in INT8; {drops}; "
+            f"on {self.frames} pairs, {self.masks} with a mask"
+        )
+
+
 class QuantizationRecord(Record):
     """How the graph was quantized: the precision map.
 
@@ -93,11 +164,13 @@ class QuantizationRecord(Record):
         options: The quantizer's options as they were used, by dotted name.
         int8_nodes: Nodes that compute on 8-bit values, in graph order.
         kept_fp16: Nodes that might but do not, with the reason.
+        gate: The accuracy gate that was asked for; None without one.
     """
 
     options: dict[str, str | int | float | bool]
     int8_nodes: tuple[str, ...]
     kept_fp16: dict[str, str]
+    gate: AccuracyGateRecord | None = None
 
 
 class ParityRecord(Record):

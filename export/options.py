@@ -10,6 +10,7 @@ from edge_fusion.calibration.calibration_set import CalibrationOptions
 from edge_fusion.engine import ENGINE_PRECISIONS, EnginePrecision
 from edge_fusion.errors import CheckpointError, InputError, ModelError, StepError
 from edge_fusion.input_statistics import InputStatistics, shipped_statistics
+from edge_fusion.runtime.gates import parse_gates
 from edge_fusion.spec import LARGEST_SIDE, ModelSpec, read_model_spec
 from edge_fusion.target import Target, parse_target
 
@@ -38,6 +39,9 @@ class BuildOptions:
         keep_fp16: Globs of node names to keep out of INT8.
         force_int8: Globs of node names to quantize although the policy, or the model's own record,
             would keep them.
+        max_drop: ``METRIC=VALUE`` each: layers go back to FP16 until INT8 is no worse than that.
+        gate_data: Sets to judge that on; those of ``calib`` if there are none.
+        min_int8: Least share of the multiply-accumulates that must stay in INT8 then, 0..1.
         opset: ONNX opset; None takes 18, or the newest the target reads where that is older.
         exporter: ``dynamo`` or ``legacy``.
         allow_partial: Accept a checkpoint that leaves some weights as they were made.
@@ -60,6 +64,9 @@ class BuildOptions:
     seed: int = 0
     keep_fp16: tuple[str, ...] = ()
     force_int8: tuple[str, ...] = ()
+    max_drop: tuple[str, ...] = ()
+    gate_data: tuple[str, ...] = ()
+    min_int8: float = 0.5
     opset: int | None = None
     exporter: Literal["dynamo", "legacy"] = "dynamo"
     allow_partial: bool = False
@@ -71,7 +78,12 @@ class BuildOptions:
             raise InputError(
                 "precision", expected=" or ".join(ENGINE_PRECISIONS), got=repr(self.precision)
             )
+        if not 0 <= self.min_int8 <= 1:
+            raise InputError("min-int8", expected="a share, 0 to 1", got=f"{self.min_int8:g}")
+        gated = bool(self.gates)
         contradictions = (
+            (gated and self.precision != "int8", "--max-drop is for --precision int8"),
+            (self.gate_data and not gated, "--gate-data needs a --max-drop to judge"),
             (self.untrained and self.checkpoint, "--untrained and --checkpoint: choose one"),
             (self.untrained and not self.is_ours, "--untrained is for models of 'models' alone"),
             (self.allow_partial and not self.checkpoint, "--allow-partial needs a --checkpoint"),
@@ -81,6 +93,15 @@ class BuildOptions:
         for contradicts, message in contradictions:
             if contradicts:
                 raise InputError(f"build {self.model}: {message}")
+
+    @property
+    def gates(self) -> dict[str, float]:
+        """The largest drop allowed, by metric; empty without a gate.
+
+        Raises:
+            InputError: Bad syntax, an unknown metric, a metric given twice, a negative drop.
+        """
+        return parse_gates(self.max_drop).max_drop
 
     @property
     def is_onnx(self) -> bool:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edge_fusion.bundle import GOLDEN_NAME, Bundle, check_destination, write_bundle
-from edge_fusion.calibration.calibration_set import load_calibration_set
+from edge_fusion.calibration.calibration_set import CalibrationSet, load_calibration_set
 from edge_fusion.errors import FrameError, ModelError
 from edge_fusion.files import sha256_file
 from edge_fusion.manifest import Golden, Manifest, Origin, ParityRecord, QuantizationRecord
@@ -26,12 +26,14 @@ from edge_fusion.runtime.ort import OrtSession
 from edge_fusion.spec import ModelSpec
 from edge_fusion.target import Target
 
+from .accuracy import HoldOptions, hold_gate
 from .cost import count_cost
 from .flavour_build import BuiltFlavours, build_flavours, flavour_files, lint_remarks
 from .fold import fold
+from .gate import MOST_PAIRS, Gate, GatePairs, load_gate_pairs
 from .golden import make_golden
 from .graph import opset_of
-from .legalise import legalise
+from .int8 import Int8Maker
 from .load import convert_opset, load_onnx
 from .models.registry import load_model
 from .options import (
@@ -48,8 +50,9 @@ from .options import (
 from .parity import Runner, check_parity
 from .precision import PrecisionPolicy, plan_precision
 from .progress import Progress, quiet
-from .quantize import QuantizeOptions, quantize
+from .quantize import QuantizeOptions
 from .samples import check_samples
+from .search_state import forget, state_path
 from .simplify import simplify
 from .trace import TraceOptions, torch_runner, trace
 
@@ -106,6 +109,7 @@ def build(options: BuildOptions, progress: Progress = quiet) -> Bundle:
         CalibrationError: No calibration set, or one that does not fit the model.
         TargetError: The board or JetPack is unknown.
         StepError: A step failed, or its result does not agree with the step before.
+        GateError: INT8 cannot hold ``max_drop`` and pay.
         OutputError: ``output`` holds something else, or the disk refused.
     """
     check_destination(options.output, replace=options.replace)
@@ -118,11 +122,12 @@ def build(options: BuildOptions, progress: Progress = quiet) -> Bundle:
     for finding in pairs.findings if options.precision != "fp32" else ():
         progress(f"warning: {finding.check}", 1, 1, str(finding))
     check_samples(pairs.samples, spec)
+    gate_pairs = _gate_pairs(options, spec, progress)
     traced = _trace(network, spec, options, pairs.samples, progress)
     variants = {"fp32": traced.graph}
     quantized = None
     if options.precision == "int8":
-        quantized = _quantize(options, traced.graph, spec, pairs.samples, progress)
+        quantized = _quantize(options, traced.graph, spec, pairs, gate_pairs, progress)
         variants["int8"] = quantized.graph
     built = _flavours(options, variants, target, spec, pairs.samples, progress)
     remarks = _flat_output(traced.graph, spec, pairs.samples) + lint_remarks(built)
@@ -155,7 +160,25 @@ def build(options: BuildOptions, progress: Progress = quiet) -> Bundle:
     with _step(progress, "bundle") as done:
         bundle = write_bundle(options.output, manifest, files, replace=options.replace)
         done(str(options.output))
+    if gate_pairs is not None:
+        forget(state_path(options.output))
     return bundle
+
+
+def _gate_pairs(options: BuildOptions, spec: ModelSpec, progress: Progress) -> GatePairs | None:
+    """What the accuracy gate is judged on, if there is one: read before any hard work."""
+    if not options.gates:
+        return None
+    pairs = load_gate_pairs(
+        options.gate_data or options.calib,
+        spec,
+        options.gates,
+        most=MOST_PAIRS if options.gate_data else options.calib_count,
+        progress=partial(progress, "gate pairs"),
+    )
+    used = len(pairs.pairs)
+    progress("gate pairs", used, used, f"{used} of {pairs.available}, {pairs.masks} with a mask")
+    return pairs
 
 
 def _load(options: BuildOptions, spec: ModelSpec, progress: Progress) -> Network:
@@ -231,29 +254,30 @@ def _quantize(
     options: BuildOptions,
     graph: onnx.ModelProto,
     spec: ModelSpec,
-    samples: Sequence[Inputs],
+    pairs: CalibrationSet,
+    gate_pairs: GatePairs | None,
     progress: Progress,
 ) -> Quantized:
-    """Quantize -> legalise -> parity."""
+    """Quantize -> legalise -> hold the gate, if there is one -> parity."""
     policy = PrecisionPolicy(
         advised=advised_fp16(options), keep_fp16=options.keep_fp16, force_int8=options.force_int8
     )
-    plan = plan_precision(graph, policy)
     settings = QuantizeOptions()
-    progress("calibrate", 0, len(samples))
-    result = quantize(graph, samples, spec, settings, plan, partial(progress, "calibrate"))
-    progress("quantize", 1, 1, f"{len(result.quantized)} nodes in INT8, {len(result.kept)} kept")
-    with _step(progress, "legalise") as done:
-        legal = legalise(result.model)
-        done(f"{len(legal.changes)} changes")
-    with _running(graph) as before, _running(legal.model) as after:
-        parity = _parity("fp32-int8", before, after, spec, samples, progress)
+    maker = Int8Maker(graph, spec, pairs, settings, plan_precision(graph, policy), progress)
+    attempt, gate = maker.make(), None
+    if gate_pairs is not None:
+        judge = Gate(gate_pairs, graph, spec, options.gates, partial(progress, "gate fp32"))
+        held = hold_gate(maker, attempt, judge, HoldOptions(options.output, options.min_int8))
+        attempt, gate = held.attempt, held.record
+    with _running(graph) as before, _running(attempt.model) as after:
+        parity = _parity("fp32-int8", before, after, spec, pairs.samples, progress)
     record = QuantizationRecord(
         options=_flat({**asdict(settings), "precision": asdict(policy)}),
-        int8_nodes=result.quantized,
-        kept_fp16=dict(result.kept),
+        int8_nodes=attempt.result.quantized,
+        kept_fp16=dict(attempt.result.kept),
+        gate=gate,
     )
-    return Quantized(legal.model, record, parity)
+    return Quantized(attempt.model, record, parity)
 
 
 def _flavours(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -128,6 +128,23 @@ def plan_precision(model: onnx.ModelProto, policy: PrecisionPolicy | None = None
         if reason and node.name not in forced:
             kept[node.name] = reason
     return PrecisionPlan(kept=kept, forced=tuple(forced))
+
+
+def keep_also(
+    model: onnx.ModelProto, plan: PrecisionPlan, names: Collection[str], reason: str
+) -> PrecisionPlan:
+    """A plan that keeps further nodes, for a reason of their own.
+
+    Example:
+        >>> keep_also(model, plan, ["stem/Conv"], "its error").kept["stem/Conv"]  # doctest: +SKIP
+        'its error'
+    """
+    kept = {
+        node.name: reason if node.name in names else plan.kept[node.name]
+        for node in GraphView(model).nodes
+        if node.name in names or node.name in plan.kept
+    }
+    return PrecisionPlan(kept, tuple(name for name in plan.forced if name not in names))
 
 
 def _matches(graph: GraphView, patterns: tuple[str, ...], option: str) -> dict[str, str]:

@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import onnx
@@ -171,12 +171,8 @@ def _run_nncf(
             quantized = nncf.quantize(
                 model,
                 nncf.Dataset(range(len(samples)), feed),
-                subset_size=len(samples),
-                preset=nncf.QuantizationPreset.PERFORMANCE,
-                target_device=nncf.TargetDevice.ANY,
-                model_type=nncf.ModelType.TRANSFORMER,
-                ignored_scope=nncf.IgnoredScope(names=list(plan.kept)),
-                advanced_parameters=_advanced(options),
+                advanced_parameters=nncf_parameters(options),
+                **nncf_arguments(plan, len(samples)),
             )
         onnx.checker.check_model(quantized, full_check=True)
     except EdgeFusionError:
@@ -187,7 +183,18 @@ def _run_nncf(
     return result
 
 
-def _advanced(options: QuantizeOptions) -> AdvancedQuantizationParameters:
+def nncf_arguments(plan: PrecisionPlan, samples: int) -> dict[str, Any]:
+    """What we ask of NNCF, besides the graph, its samples and the advanced parameters."""
+    return {
+        "subset_size": samples,
+        "preset": nncf.QuantizationPreset.PERFORMANCE,
+        "target_device": nncf.TargetDevice.ANY,
+        "model_type": nncf.ModelType.TRANSFORMER,
+        "ignored_scope": nncf.IgnoredScope(names=list(plan.kept)),
+    }
+
+
+def nncf_parameters(options: QuantizeOptions) -> AdvancedQuantizationParameters:
     """What makes NNCF's ONNX backend write a graph that TensorRT can use."""
     symmetric = QuantizationScheme.SYMMETRIC
     return AdvancedQuantizationParameters(

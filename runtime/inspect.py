@@ -109,6 +109,10 @@ def bundle_facts(bundle: Bundle) -> dict[str, str]:
             f"on {len(chosen.items)} of {chosen.available} pairs, {_chosen(chosen)}, "
             f"from {', '.join(chosen.sources)}"
         )
+    if manifest.quantization is not None and manifest.quantization.gate is not None:
+        gate = manifest.quantization.gate
+        facts["gate"] = gate.summary()
+        facts["sent back"] = ", ".join(gate.reverted) or "nothing"
     for record in manifest.parity:
         facts[record.name] = (
             f"mean {record.mean_abs:.1e}, max {record.max_abs:.1e} ({record.tolerance})"
