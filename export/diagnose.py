@@ -18,7 +18,7 @@ from pathlib import Path
 import onnx
 
 from edge_fusion.bundle import Bundle
-from edge_fusion.calibration.calibration_set import choose_random
+from edge_fusion.calibration.choose import choose_random
 from edge_fusion.diagnosis import Diagnosis, Finding, LayerError, Revert, worst_layers
 from edge_fusion.errors import FrameError, InputError, ModelError
 from edge_fusion.preprocess import prepare

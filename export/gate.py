@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edge_fusion.calibration.calibration_set import frame_sha256
+from edge_fusion.calibration.measure import frame_sha256
 from edge_fusion.errors import FrameError, InputError, SourceError
 from edge_fusion.frame import RgbdFrame
 from edge_fusion.metrics import METRICS, PROTOCOLS, ImageScores, mean_absolute_difference, pool
@@ -40,7 +40,7 @@ class GatePair:
     Attributes:
         inputs: As the model takes them.
         size: Height and width of the frame, at which maps are scored.
-        mask: (H, W) bool, or None.
+        mask: (H, W) bool, or None where there is none, or nothing in it.
     """
 
     inputs: Inputs
@@ -142,7 +142,9 @@ def load_gate_pairs(
         frame, inputs = _read(source, index, spec)
         digest.update(frame_sha256(frame).encode())
         digest.update(b"" if frame.mask is None else np.packbits(frame.mask).tobytes())
-        pairs.append(GatePair(inputs, frame.rgb.shape[:2], frame.mask))
+        # As in compare, a mask that holds no object says nothing of accuracy.
+        mask = frame.mask if frame.mask is not None and frame.mask.any() else None
+        pairs.append(GatePair(inputs, frame.rgb.shape[:2], mask))
         progress(done, len(chosen))
     found = GatePairs(
         tuple(pairs), tuple(one.uri for one in opened), len(places), digest.hexdigest()

@@ -17,7 +17,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edge_fusion.bundle import GOLDEN_NAME, Bundle, check_destination, write_bundle
-from edge_fusion.calibration.calibration_set import CalibrationSet, load_calibration_set
+from edge_fusion.calibration.calibration_set import (
+    USUAL_COUNT,
+    CalibrationSet,
+    load_calibration_set,
+)
 from edge_fusion.errors import FrameError, ModelError
 from edge_fusion.files import sha256_file
 from edge_fusion.manifest import Golden, Manifest, Origin, ParityRecord, QuantizationRecord
@@ -173,7 +177,7 @@ def _gate_pairs(options: BuildOptions, spec: ModelSpec, progress: Progress) -> G
         options.gate_data or options.calib,
         spec,
         options.gates,
-        most=MOST_PAIRS if options.gate_data else options.calib_count,
+        most=MOST_PAIRS if options.gate_data else options.calib_count or USUAL_COUNT,
         progress=partial(progress, "gate pairs"),
     )
     used = len(pairs.pairs)
