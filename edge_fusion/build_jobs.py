@@ -63,7 +63,7 @@ MODEL = Job(
     frozenset(
         {
             "output", "target", "force", "calib", "checkpoint", "spec", "size", "calib_count",
-            "seed", "keep_fp16", "opset", "exporter", "allow_partial", "untrained",
+            "seed", "estimator", "keep_fp16", "opset", "exporter", "allow_partial", "untrained",
         }
     ),
 )  # fmt: skip

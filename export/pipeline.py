@@ -26,6 +26,7 @@ from edge_fusion.runtime.ort import OrtSession
 from edge_fusion.spec import ModelSpec
 from edge_fusion.target import Target
 
+from .choose_estimators import settings_for
 from .cost import count_cost
 from .flavour_build import BuiltFlavours, build_flavours, flavour_files, lint_remarks
 from .fold import fold
@@ -47,7 +48,7 @@ from .options import (
 from .parity import Runner, check_parity
 from .precision import PrecisionPolicy, plan_precision
 from .progress import Progress, quiet
-from .quantize import QuantizeOptions, quantize
+from .quantize import quantize
 from .samples import check_samples
 from .simplify import simplify
 from .trace import TraceOptions, torch_runner, trace
@@ -235,7 +236,7 @@ def _quantize(
     """Quantize -> legalise -> parity."""
     policy = PrecisionPolicy(keep_fp16=options.keep_fp16)
     plan = plan_precision(graph, policy)
-    settings = QuantizeOptions()
+    settings, chosen = settings_for(options.estimator, graph, samples, spec, plan, progress)
     progress("calibrate", 0, len(samples))
     result = quantize(graph, samples, spec, settings, plan, partial(progress, "calibrate"))
     progress("quantize", 1, 1, f"{len(result.quantized)} nodes in INT8, {len(result.kept)} kept")
@@ -248,6 +249,7 @@ def _quantize(
         options=_flat({**asdict(settings), "precision": asdict(policy)}),
         int8_nodes=result.quantized,
         kept_fp16=dict(result.kept),
+        estimators=chosen,
     )
     return Quantized(legal.model, record, parity)
 

@@ -1,0 +1,310 @@
+"""What the number and the choice of calibration pairs are worth, on real frames.
+
+For every number of pairs: random choices of several seeds, even ones and choices by coverage, the
+latter two of several random parts of the pool, since each of them has but one answer for a pool.
+Judged on frames that no choice may take: against masks, and against FP32.
+
+    nice python -m benchmarks.calibration BUNDLE --data DATA --json results.json
+
+Every finished row is written at once; what the file holds already is not measured again.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import onnx
+import typer
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.calibration_scales import (
+    Extremes,
+    Template,
+    check_against_nncf,
+    every_tensor,
+    make_template,
+    mean_limits,
+    measure_extremes,
+)
+from benchmarks.command import run
+from benchmarks.reference.data import POOLED_SETS, read_set
+from edge_fusion.bundle import Bundle
+from edge_fusion.calibration.choose import Measured, choose_coverage, choose_uniform
+from edge_fusion.errors import GateError
+from edge_fusion.export.legalise import legalise
+from edge_fusion.export.quantize import quantize
+from edge_fusion.export.reach import quantizable_tensors
+from edge_fusion.files import write_bytes
+from edge_fusion.metrics import mean_absolute_difference
+from edge_fusion.preprocess import Inputs, prepare, saliency_map
+from edge_fusion.runtime.ort import OrtSession
+from edge_fusion.spec import ModelSpec
+
+COUNTS = (8, 16, 32, 64, 128)
+SEEDS = 10
+PART = 0.8  # of the pool, for the spread of choices that have but one answer
+MASKED = (*POOLED_SETS, "gqcnn_phoxi_bin")
+STREAMS = ("streams/hololens_office", "streams/d435_robot_lab")
+OTHERS = ("pothole_d2", "backgrounds")
+#: Every so many frames of a set are kept for judging.
+JUDGED = dict.fromkeys(MASKED, 2) | dict.fromkeys(STREAMS, 8)
+TEMPLATE_PAIRS = tuple(range(0, 48, 3))
+
+Map = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One choice of pairs.
+
+    Attributes:
+        choice: ``random``, ``uniform`` or ``coverage``.
+        pairs: How many.
+        seed: Of the choice, or of the part of the pool it was made of; -1: the whole pool.
+        mean_abs: Mean absolute difference of saliency to FP32, the mean over the frames.
+        worst_frame: That of the worst frame.
+        max_abs: The largest difference of any pixel.
+        mae_change: INT8 minus FP32, of the mean absolute error over the frames with masks.
+    """
+
+    choice: str
+    pairs: int
+    seed: int
+    mean_abs: float
+    worst_frame: float
+    max_abs: float
+    mae_change: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Judge:
+    """The frames that choices are judged on, with what FP32 says of them."""
+
+    spec: ModelSpec
+    inputs: tuple[Inputs, ...]
+    masks: tuple[NDArray[np.bool_] | None, ...]
+    expected: tuple[Map, ...]
+
+    def of(self, model: onnx.ModelProto) -> dict[str, float]:
+        """The figures of an INT8 graph."""
+        apart, changes, largest = [], [], 0.0
+        maps = _maps(model, self.inputs, self.masks, self.spec)
+        for found, wanted, mask in zip(maps, self.expected, self.masks, strict=True):
+            difference = np.abs(found - wanted)
+            apart.append(float(difference.mean()))
+            largest = max(largest, float(difference.max()))
+            if mask is not None:
+                truth = mask.astype(np.float32)
+                changes.append(
+                    mean_absolute_difference(found, truth) - mean_absolute_difference(wanted, truth)
+                )
+        return {
+            "mean_abs": float(np.mean(apart)),
+            "worst_frame": max(apart),
+            "max_abs": largest,
+            "mae_change": float(np.mean(changes)),
+        }
+
+
+def _maps(
+    model: onnx.ModelProto,
+    inputs: Sequence[Inputs],
+    masks: Sequence[NDArray[np.bool_] | None],
+    spec: ModelSpec,
+) -> Iterator[Map]:
+    with OrtSession(model.SerializeToString(), threads=1) as session:
+        for sample, mask in zip(inputs, masks, strict=True):
+            size = (spec.height, spec.width) if mask is None else (mask.shape[0], mask.shape[1])
+            yield saliency_map(session.run(sample)[spec.output.name], spec, size)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bench:
+    """What every row is made of."""
+
+    extremes: Extremes
+    judged_by: tuple[str, ...]
+    template: Template
+    judge: Judge
+    model: str
+    model_sha256: str
+
+    def row(self, choice: str, pairs: int, seed: int) -> Row:
+        """Choose, write the scales, judge."""
+        chosen = self.choose(choice, pairs, seed)
+        made = self.template.with_limits(mean_limits(self.extremes, chosen))
+        return Row(choice, pairs, seed, **self.judge.of(made))
+
+    def choose(self, choice: str, pairs: int, seed: int) -> list[int]:
+        """Which pairs of the pool."""
+        pool = np.arange(len(self.extremes.low))
+        rng = np.random.default_rng(seed if seed >= 0 else 0)
+        if choice == "random":
+            return sorted(rng.choice(pool, pairs, replace=False).tolist())
+        if seed >= 0:
+            pool = np.sort(rng.choice(pool, round(PART * len(pool)), replace=False))
+        if choice == "uniform":
+            return pool[choose_uniform([0] * len(pool), pairs)].tolist()
+        values = self.extremes.reach(self.judged_by)[pool]
+        taken, _ = choose_coverage(Measured(values, self.model, self.model_sha256), pairs)
+        return pool[taken].tolist()
+
+
+def _read(
+    data: Path, spec: ModelSpec
+) -> tuple[list[Inputs], list[Inputs], list[NDArray[np.bool_] | None]]:
+    """The pool, and the frames to judge on with their masks."""
+    pool: list[Inputs] = []
+    judged: list[Inputs] = []
+    masks: list[NDArray[np.bool_] | None] = []
+    for name in (*STREAMS, *MASKED, *OTHERS):
+        for index, frame in enumerate(read_set(data, name)):
+            if name in JUDGED and index % JUDGED[name] == 0:
+                judged.append(prepare(frame, spec))
+                masks.append(frame.mask)
+            else:
+                pool.append(prepare(frame, spec))
+    return pool, judged, masks
+
+
+def _measured(
+    fp32: onnx.ModelProto, tensors: tuple[str, ...], pool: Sequence[Inputs], kept: Path | None
+) -> Extremes:
+    """Measure the pool, or take what an earlier run kept of it."""
+    if kept is not None and kept.exists():
+        with np.load(kept) as file:
+            found = Extremes(tuple(file["tensors"].tolist()), file["low"], file["high"])
+        if found.tensors == tensors and len(found.low) == len(pool):
+            return found
+    found = measure_extremes(fp32, tensors, pool, threads=1)
+    if kept is not None:
+        np.savez(kept, tensors=np.asarray(tensors), low=found.low, high=found.high)
+    return found
+
+
+def open_bench(opened: Bundle, data: Path, kept: Path | None, say: Console) -> tuple[Bench, dict[str, Any]]:
+    """Read, measure the pool once, and prove the arithmetic on two choices."""
+    spec = opened.manifest.model
+    fp32 = onnx.load_model_from_string(opened.file(opened.manifest.variants["fp32"]))
+    pool, judged, masks = _read(data, spec)
+    say.print(f"{len(pool)} pairs to choose from, {len(judged)} to judge on")
+    first = [pool[index] for index in TEMPLATE_PAIRS]
+    int8 = legalise(quantize(fp32, first, spec).model).model
+    began = time.perf_counter()
+    extremes = _measured(fp32, every_tensor(fp32, int8), pool, kept)
+    say.print(f"measured in {time.perf_counter() - began:.0f} s")
+    template = make_template(int8, extremes, TEMPLATE_PAIRS)
+    expected = tuple(_maps(fp32, judged, masks, spec))
+    judge = Judge(spec, tuple(judged), tuple(masks), expected)
+    digest = opened.manifest.files[opened.manifest.variants["fp32"]].sha256
+    bench = Bench(extremes, quantizable_tensors(fp32), template, judge, spec.name, digest)
+    apart = []
+    for seed in (0, 1):
+        chosen = bench.choose("random", 12, seed)
+        made = template.with_limits(mean_limits(extremes, chosen))
+        apart.append(check_against_nncf(fp32, [pool[i] for i in chosen], spec, made))
+    say.print(f"scales differ from NNCF's by at most {max(apart):.1e}")
+    about = {
+        "pool": len(pool),
+        "judged": len(judged),
+        "masks": sum(mask is not None for mask in masks),
+        "estimator": "mean_minmax",
+        "model": spec.name,
+        "model_sha256": digest,
+        "scales_from_nncf": max(apart),
+    }
+    return bench, about
+
+
+def _plan() -> list[tuple[str, int, int]]:
+    """What decides first, so that an interrupted run says something."""
+    counts = sorted(COUNTS, key=lambda n: (n not in (32, 128), n))
+    plan = [(choice, n, -1) for choice in ("coverage", "uniform") for n in counts]
+    plan += [("random", n, seed) for n in counts for seed in range(SEEDS)]
+    plan += [("coverage", n, seed) for n in counts for seed in range(SEEDS)]
+    return plan + [("uniform", n, seed) for n in counts for seed in range(SEEDS)]
+
+
+def _table(rows: Sequence[Row]) -> Table:
+    table = Table(
+        "choice", "pairs", "n", "mean |difference|", "spread", "worst frame", "MAE change"
+    )
+    for choice in ("random", "uniform", "coverage"):
+        for pairs in COUNTS:
+            found = [row for row in rows if (row.choice, row.pairs) == (choice, pairs)]
+            if found:
+                mean = np.asarray([row.mean_abs for row in found])
+                table.add_row(
+                    choice,
+                    str(pairs),
+                    str(len(found)),
+                    f"{np.median(mean):.6f}",
+                    f"{mean.min():.6f} to {mean.max():.6f}",
+                    f"{np.median([row.worst_frame for row in found]):.5f}",
+                    f"{np.median([row.mae_change for row in found]):+.6f}",
+                )
+    return table
+
+
+def verdict(rows: Sequence[Row]) -> str:
+    """Whether 32 pairs by coverage are as good as 128 random ones, and spread less.
+
+    Raises:
+        GateError: They are not.
+    """
+
+    def of(choice: str, pairs: int) -> NDArray[np.float64]:
+        found = [r.mean_abs for r in rows if (r.choice, r.pairs) == (choice, pairs)]
+        return np.asarray(found)
+
+    few, many, same = of("coverage", 32), of("random", 128), of("random", 32)
+    said = (
+        f"coverage at 32: median {np.median(few):.6f}, standard deviation {few.std():.1e}; random "
+        f"at 128: {np.median(many):.6f}, {many.std():.1e}; random at 32: {np.median(same):.6f}, "
+        f"{same.std():.1e}"
+    )
+    if np.median(few) > np.median(many) or few.std() >= same.std():
+        raise GateError(f"a choice by coverage does not pay: {said}")
+    return said
+
+
+def main(
+    bundle: Path,
+    data: Annotated[Path, typer.Option(help="The data folder.")],
+    json_out: Annotated[Path, typer.Option("--json", help="The figures; taken up again.")],
+    kept: Annotated[
+        Path | None, typer.Option("--measured", help="Keep the pool's figures here (.npz).")
+    ] = None,
+    minutes: Annotated[float, typer.Option(help="Stop after so many, keeping what there is.")] = 25,
+) -> None:
+    """Measure, print a table, and fail where coverage does not pay."""
+    ends = time.monotonic() + 60 * minutes
+    say = Console()
+    rows: list[Row] = []
+    if json_out.exists():
+        rows = [Row(**row) for row in json.loads(json_out.read_text())["rows"]]
+    bench, about = open_bench(Bundle.read(bundle), data, kept, say)
+    done = {(row.choice, row.pairs, row.seed) for row in rows}
+    for choice, pairs, seed in _plan():
+        if (choice, pairs, seed) in done:
+            continue
+        if time.monotonic() > ends:
+            say.print("out of time; run it again to go on")
+            break
+        rows.append(bench.row(choice, pairs, seed))
+        text = json.dumps({**about, "rows": [asdict(row) for row in rows]}, indent=1)
+        write_bytes(json_out, text.encode(), "the figures")
+    say.print(_table(rows))
+    say.print(verdict(rows))
+
+
+if __name__ == "__main__":
+    run(main)
