@@ -71,7 +71,7 @@ def _every(
 def _counted(names: Sequence[str]) -> str:
     shown = ", ".join(f"'{name}'" for name in names[:3])
     if len(names) == 1:
-        return f"pair {shown}"
+        return f"pair {shown}:"
     return f"{len(names)} pairs{', such as' if len(names) > 3 else ':'} {shown}:"
 
 
@@ -276,7 +276,7 @@ def find_gaps(judged: Judged) -> Found:
         late = steps > max(_LONG_STEP * usual, _SHORTEST_GAP_NS)
         names += [items[int(index) + 1].id for index in np.nonzero(late)[0]]
     if names:
-        yield f"{_counted(names)} a gap in time before them", names
+        yield f"{_counted(names)} a gap in time before", names
 
 
 def find_duplicates(judged: Judged) -> Found:

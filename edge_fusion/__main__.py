@@ -15,6 +15,7 @@ import typer
 
 from edge_fusion import __version__
 from edge_fusion.build_command import build
+from edge_fusion.calib_command import calib
 from edge_fusion.command_line import Backend, BundlePath, Commands, JsonTo, TargetName, terminate
 from edge_fusion.errors import GateError, InputError
 
@@ -47,6 +48,8 @@ def edge_fusion(
 ) -> None:
     """Put a two-stream RGB-D saliency network on a Jetson: build it, run it, compare it.
 
+    calib    create SOURCE -o SET            pairs to calibrate on: checked, chosen, hashed
+
     build    MODEL --calib SET -o BUNDLE     fold, trace, quantize, legalise, verify
 
     build    BUNDLE                          on the device: compile, self-check, keep the engine
@@ -57,6 +60,7 @@ def edge_fusion(
     """
 
 
+app.add_typer(calib, name="calib")
 app.command()(build)
 
 

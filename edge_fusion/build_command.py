@@ -59,8 +59,8 @@ def build(
     calib: Annotated[
         list[str] | None,
         typer.Option(
-            help="Pairs to take INT8 ranges from: a set made by 'calib', a folder or a source URI; may be "
-            "repeated.",
+            help="Pairs to take INT8 ranges from: a set made by 'calib', a folder or a source URI; "
+            "may be repeated.",
             rich_help_panel=_BUNDLES,
         ),
     ] = None,

@@ -33,7 +33,8 @@ class BuildOptions:
         target: Board and JetPack.
         spec: JSON input record of a model that is not ours.
         size: ``WxH`` in pixels instead of the model's own.
-        calib_count: How many pairs to calibrate on; None: a set made by ``calib`` whole, 64 of others.
+        calib_count: How many pairs to calibrate on; None: a set made by ``calib`` whole, 64 of
+            others.
         seed: Seed of that choice.
         estimator: How ranges follow from the pairs: a name, names by class of tensors, or ``auto``.
         keep_fp16: Globs of node names to keep out of INT8.

@@ -8,14 +8,16 @@ largest of them.  So these figures say exactly what a choice of pairs does to ev
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto
 
+from edge_fusion.bundle import Bundle
 from edge_fusion.errors import StepError
+from edge_fusion.files import sha256
 from edge_fusion.runtime.ort import OrtSession
 
 from .flavour_ranges import REDUCTIONS, with_extremes
@@ -30,10 +32,24 @@ class Reach:
     Attributes:
         tensors: Names of the d tensors, in graph order.
         values: (n, d) float32, one row per pair.
+        model_sha256: Hash of the FP32 graph.
     """
 
     tensors: tuple[str, ...]
     values: NDArray[np.float32]
+    model_sha256: str
+
+
+def measure_bundle(bundle: Bundle, samples: Iterable[Sample]) -> Reach:
+    """The same of a bundle's FP32 graph.
+
+    Raises:
+        BundleError: The bundle is damaged.
+        StepError: As :func:`measure_reach`.
+    """
+    data = bundle.model_bytes("fp32")
+    reach = measure_reach(onnx.load_from_string(data), samples)
+    return replace(reach, model_sha256=sha256(data))
 
 
 def quantizable_tensors(fp32_model: onnx.ModelProto) -> tuple[str, ...]:
@@ -92,7 +108,7 @@ def measure_reach(
         raise StepError(
             "the reach of activations", expected="samples, and a graph with weights", got="none"
         )
-    return Reach(tensors, np.stack(rows))
+    return Reach(tensors, np.stack(rows), sha256(fp32_model.SerializeToString(deterministic=True)))
 
 
 def _check_finite(tensors: tuple[str, ...], row: NDArray[np.float32], index: int) -> None:

@@ -8,7 +8,6 @@ import pytest
 
 from edge_fusion.calibration.calibration_set import (
     CalibrationOptions,
-    choose_random,
     load_calibration_set,
 )
 from edge_fusion.calibration.measure import frame_sha256
@@ -42,16 +41,6 @@ def test_several_sets_are_pooled(pairs: Path) -> None:
     chosen = load_calibration_set(CalibrationOptions((DEMO, str(pairs)), count=99), SPEC)
     assert chosen.record.available == len(chosen.record.items) == 11
     assert len({item.source for item in chosen.record.items}) == 2
-
-
-@pytest.mark.parametrize(
-    ("lengths", "count", "size"), [([10, 30], 8, 8), ([3], 3, 3), ([2, 2], 9, 4)]
-)
-def test_choose_random(lengths: list[int], count: int, size: int) -> None:
-    chosen = choose_random(lengths, count, seed=1)
-    assert len(chosen) == len(set(chosen)) == size
-    assert chosen == sorted(chosen)
-    assert all(index < lengths[which] for which, index in chosen)
 
 
 def test_progress_counts_every_pair() -> None:
