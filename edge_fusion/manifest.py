@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from edge_fusion.files import sha256
+from edge_fusion.input_ranges import InputRanges
 from edge_fusion.spec import ModelSpec, Record
 
 SCHEMA_VERSION = 1  # also the literal in Manifest
@@ -172,7 +173,9 @@ class Manifest(Record):
     """The contents of ``manifest.json``; written once, never changed.
 
     ``flavours`` are named by their kind and the precision of the engine that is built from them,
-    such as ``strong.int8``; two may share a file.
+    such as ``strong.int8``; two may share a file.  ``input_ranges`` says what the calibration pairs
+    looked like, so that drift of what a camera delivers can be told; None in older bundles and
+    where nothing was calibrated.
     """
 
     schema_version: Literal[1] = 1
@@ -185,6 +188,7 @@ class Manifest(Record):
     variants: dict[str, str]
     flavours: dict[str, FlavourRecord] = Field(default_factory=dict)
     calibration: CalibrationRecord | None = None
+    input_ranges: InputRanges | None = None
     quantization: QuantizationRecord | None = None
     parity: tuple[ParityRecord, ...] = ()
     golden: Golden

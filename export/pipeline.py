@@ -140,6 +140,7 @@ def build(options: BuildOptions, progress: Progress = quiet) -> Bundle:
         variants={name: _file_name(name) for name in models},
         flavours=flavours,
         calibration=None if options.precision == "fp32" else pairs.record,
+        input_ranges=None if options.precision == "fp32" else pairs.ranges,
         quantization=quantized.record if quantized else None,
         parity=traced.parity + ((quantized.parity,) if quantized else ()),
         golden=Golden(
