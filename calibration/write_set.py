@@ -196,7 +196,7 @@ def writing_set(
     with writing(WHAT, path):
         final = path.resolve()
         final.parent.mkdir(parents=True, exist_ok=True)
-        partial = final.with_name(f".{final.name}.partial")
+        partial = _partial_of(final)
         lock = _locked(partial, path)
     try:
         writer = _taken_up(partial, recipe)
@@ -234,6 +234,19 @@ def check_place(path: Path, *, replace: bool) -> None:
         )
     if found and not replace:
         raise OutputError(f"{path} exists", cure="name another place, or pass --force")
+
+
+def kept_of(path: Path) -> int:
+    """How many pairs an interrupted run has written of a set that is not there yet."""
+    journal = _partial_of(Path(path).expanduser().resolve()) / _JOURNAL
+    try:
+        return sum('"sha256"' in line for line in journal.read_text().splitlines())
+    except OSError:
+        return 0
+
+
+def _partial_of(final: Path) -> Path:
+    return final.with_name(f".{final.name}.partial")
 
 
 def _locked(partial: Path, path: Path) -> int:

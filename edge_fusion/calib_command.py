@@ -61,6 +61,7 @@ def create(
     import os
 
     from edge_fusion.calibration.create import CreateOptions, create_set
+    from edge_fusion.calibration.write_set import kept_of
     from edge_fusion.console import Steps, console_for
     from edge_fusion.runtime.source.credentials import with_variables
 
@@ -76,7 +77,12 @@ def create(
     )
     console = console_for(json_to)
     with Steps(console) as steps:
-        made = create_set(options, steps)
+        try:
+            made = create_set(options, steps)
+        except KeyboardInterrupt:
+            if kept_of(output):
+                console.print(f"{kept_of(output)} pairs are kept: the same command goes on there")
+            raise
     _show(console, made, json_to)
 
 

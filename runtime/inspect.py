@@ -10,6 +10,7 @@ from typing import Any
 from edge_fusion.bundle import Bundle
 from edge_fusion.engine import ENGINE_PRECISIONS, list_engines
 from edge_fusion.errors import EngineMissingError
+from edge_fusion.manifest import CalibrationRecord
 
 from .golden import GoldenCheck, check_golden
 from .session import choose_backend, open_session
@@ -105,7 +106,7 @@ def bundle_facts(bundle: Bundle) -> dict[str, str]:
     if manifest.calibration is not None:
         chosen = manifest.calibration
         facts["calibrated"] = (
-            f"on {len(chosen.items)} of {chosen.available} pairs, seed {chosen.seed}, "
+            f"on {len(chosen.items)} of {chosen.available} pairs, {_chosen(chosen)}, "
             f"from {', '.join(chosen.sources)}"
         )
     for record in manifest.parity:
@@ -116,6 +117,14 @@ def bundle_facts(bundle: Bundle) -> dict[str, str]:
         facts[f"remark {number}"] = remark
     facts["created"] = manifest.created_utc
     return facts
+
+
+def _chosen(record: CalibrationRecord) -> str:
+    if record.choice == "random":
+        return f"seed {record.seed}"
+    return {"all": "all of a set", "mixed": "of several sets"}.get(
+        record.choice, f"chosen by {record.choice}"
+    )
 
 
 def check_facts(checks: tuple[GoldenCheck, ...], backend: str | None = None) -> dict[str, str]:
