@@ -20,6 +20,7 @@ from .graph import GraphView
 from .samples import Sample
 
 LEVELS = 127
+BEYOND = 127.5 / 127  # of the range: what rounds to its end loses no more than any value does
 LAYER_COLUMNS = ("tensor", "range", "reached", "of the range", "clipped", "worst frame")
 
 
@@ -31,7 +32,7 @@ class LayerDrift:
         tensor: Its name in the graph.
         limit: Its range is -limit to limit: 127 times its scale.
         reached: The largest absolute value that FP32 has there.
-        clipped: Share of its values beyond the range, over all frames.
+        clipped: Share of its values beyond the range by more than half a step, over all frames.
         worst: That of the worst frame.
     """
 
@@ -137,7 +138,8 @@ def _counting(fp32: onnx.ModelProto, limits: dict[str, float]) -> bytes:
     for place, (name, limit) in enumerate(limits.items()):
         size, over = f"size.{place}", f"over.{place}"
         bound = f"bound.{place}"
-        graph.initializer.append(numpy_helper.from_array(np.asarray(limit, np.float32), bound))
+        value = np.asarray(limit * BEYOND, np.float32)
+        graph.initializer.append(numpy_helper.from_array(value, bound))
         graph.node.extend(
             [
                 helper.make_node("Abs", [name], [size]),
