@@ -12,7 +12,7 @@ from edge_fusion.input_ranges import InputRanges
 from edge_fusion.input_statistics import InputStatistics
 from edge_fusion.manifest import CalibrationItemRecord, CalibrationRecord
 from edge_fusion.preprocess import Inputs, prepare
-from edge_fusion.runtime.drift import RangesMaker
+from edge_fusion.runtime.input_counter import RangesMaker
 from edge_fusion.runtime.source.base import StoredSource
 from edge_fusion.spec import DepthSpec, ModelSpec
 

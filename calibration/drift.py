@@ -12,7 +12,9 @@ from edge_fusion.bundle import Bundle, is_bundle
 from edge_fusion.errors import CalibrationError, FrameError, InputError
 from edge_fusion.frame import RgbdFrame
 from edge_fusion.input_ranges import InputRanges
-from edge_fusion.runtime.drift import DriftMeter, DriftSummary, bundle_ranges, ranges_of, summary_of
+from edge_fusion.runtime.drift import DriftMeter
+from edge_fusion.runtime.drift_watch import DriftSummary, bundle_ranges, summary_of
+from edge_fusion.runtime.input_counter import ranges_of
 from edge_fusion.runtime.source.credentials import without_credentials
 from edge_fusion.runtime.source.uri import open_source
 from edge_fusion.spec import ModelSpec

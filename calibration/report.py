@@ -19,7 +19,7 @@ from edge_fusion.errors import CalibrationError, FrameError, MissingDependencyEr
 from edge_fusion.files import write_bytes
 from edge_fusion.frame import RgbdFrame
 from edge_fusion.input_ranges import InputRanges
-from edge_fusion.runtime.drift import RangesMaker
+from edge_fusion.runtime.input_counter import RangesMaker
 from edge_fusion.runtime.plot_svg import check_matplotlib
 from edge_fusion.runtime.sink.overlay import colour_depth
 from edge_fusion.spec import ModelSpec
@@ -114,8 +114,10 @@ def make_report(source: str, model: str | None = None, progress: Progress = quie
             looks.add(frame)
             if len(items) in shown:
                 pictures.append(_thumbnail(frame))
-            known = isinstance(opened, SetSource)
-            items.append(opened.items[number] if known else measure(frame, number=number))
+            if isinstance(opened, SetSource):
+                items.append(opened.items[number])
+            else:
+                items.append(measure(frame, number=number))
             progress("pictures", len(items), checked.pairs)
     return SetReport(
         checked=checked,

@@ -130,7 +130,7 @@ def run(
     """
     from edge_fusion.console import FrameLine, console_for, emit_json, facts_table, grid
     from edge_fusion.runtime import run as running
-    from edge_fusion.runtime.drift import drift_line, drift_text, parse_threshold
+    from edge_fusion.runtime.drift_watch import drift_line, drift_text, parse_threshold
     from edge_fusion.runtime.source.credentials import with_variables
     from edge_fusion.runtime.stream import StreamOptions
 

@@ -45,7 +45,7 @@ def drift(
     from edge_fusion.bundle import is_bundle
     from edge_fusion.calibration.drift import DriftOptions, measure_drift
     from edge_fusion.console import console_for, emit_json, grid
-    from edge_fusion.runtime.drift import DRIFT_COLUMNS, drift_rows, judgement_of
+    from edge_fusion.runtime.drift_watch import DRIFT_COLUMNS, drift_rows, judgement_of
     from edge_fusion.runtime.source.credentials import with_variables
 
     if layers and not is_bundle(Path(reference)):

@@ -16,17 +16,16 @@ from edge_fusion.preprocess import activate
 from edge_fusion.runtime.ort import OrtSession
 from edge_fusion.spec import ModelSpec
 
-from .estimators import (
+from .estimator_names import (
     AUTO,
     CLASSES,
     DEFAULT_ESTIMATOR,
     ByClass,
     Estimator,
     TensorClass,
-    classify,
-    mix_scales,
     parse_estimators,
 )
+from .estimators import classify, mix_scales
 from .legalise import legalise
 from .precision import PrecisionPlan
 from .progress import Progress
@@ -84,7 +83,7 @@ def settings_for(
     """The quantizer's options for what ``--estimator`` was given.
 
     Args:
-        given: As :func:`~.estimators.parse_estimators` takes them, or ``auto`` alone.
+        given: As :func:`~.estimator_names.parse_estimators` takes them, or ``auto`` alone.
         model: A simplified float graph.
         samples: All calibration samples.
         spec: The model's input record.

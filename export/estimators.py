@@ -1,4 +1,4 @@
-"""Range estimators by class of tensor: names, which tensors a class holds, scales that mix them.
+"""Range estimators by class of tensor: which tensors a class holds, and scales that mix them.
 
 NNCF takes one estimator for all activations of a graph.  Its scales are plain initialisers, and
 which tensors it quantizes does not depend on the estimator: so a graph is quantized once with each
@@ -7,96 +7,17 @@ estimator that is wanted, and every tensor takes its scale from the one of its c
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Literal, TypeVar, get_args
+from collections.abc import Mapping
 
 import onnx
 
-from edge_fusion.errors import InputError, StepError
+from edge_fusion.errors import StepError
 
+from .estimator_names import ByClass, Estimator, TensorClass
 from .graph import DEQUANTIZE, MOVES, QUANTIZE, SELECTS, GraphView, Node
-
-Estimator = Literal[
-    "mean_minmax",
-    "minmax",
-    "median_minmax",
-    "mean_no_outliers_minmax",
-    "mean_quantile",
-    "histogram",
-]
-#: ``encoder``: what is computed before the two streams meet; of the rest, ``fusion``: the tokens
-#: that products read, attention's among them; ``decoder``: the maps that convolutions read.
-TensorClass = Literal["encoder", "fusion", "decoder"]
-
-ESTIMATORS: tuple[Estimator, ...] = get_args(Estimator)
-CLASSES: tuple[TensorClass, ...] = get_args(TensorClass)
-DEFAULT_ESTIMATOR: Estimator = "mean_minmax"
-AUTO = "auto"
 
 _TOKENS = frozenset({"MatMul", "Gemm", "Einsum"})
 _SEEN_THROUGH = MOVES | SELECTS | {QUANTIZE, DEQUANTIZE}
-
-ByClass = dict[TensorClass, Estimator]
-_Name = TypeVar("_Name", bound=str)
-
-
-def parse_estimators(given: Sequence[str]) -> tuple[Estimator, ByClass]:
-    """Read ``--estimator`` options.
-
-    Args:
-        given: ``NAME`` for every class, ``CLASS=NAME`` for one; later ones win over earlier.
-
-    Returns:
-        The estimator of all classes, and those of single ones.
-
-    Raises:
-        InputError: No such estimator or class, or one is given twice.
-
-    Example:
-        >>> parse_estimators(["minmax", "fusion=mean_quantile"])
-        ('minmax', {'fusion': 'mean_quantile'})
-    """
-    everywhere: list[Estimator] = []
-    by_class: ByClass = {}
-    for text in given:
-        head, equals, tail = text.partition("=")
-        name = _one_of(ESTIMATORS, tail if equals else head, text)
-        if not equals:
-            everywhere.append(name)
-            continue
-        group = _one_of(CLASSES, head, text)
-        if group in by_class:
-            raise InputError(f"--estimator {group}=...: given twice", cure="give it once")
-        by_class[group] = name
-    if len(everywhere) > 1:
-        raise InputError(
-            f"--estimator {everywhere[0]} and {everywhere[1]}",
-            cure=f"give one for all, and others by class, such as fusion={everywhere[1]}",
-        )
-    return (everywhere[0] if everywhere else DEFAULT_ESTIMATOR), by_class
-
-
-def check_estimators(given: Sequence[str]) -> None:
-    """Refuse what ``--estimator`` cannot mean, before any work is done.
-
-    Raises:
-        InputError: No such estimator or class, or ``auto`` with another.
-    """
-    if AUTO not in given:
-        parse_estimators(given)
-    elif len(given) > 1:
-        raise InputError(f"--estimator {AUTO} chooses for every class", cure="give it alone")
-
-
-def _one_of(known: tuple[_Name, ...], name: str, text: str) -> _Name:
-    for one in known:
-        if one == name:
-            return one
-    kind = "range estimator" if known is ESTIMATORS else "class of tensors"
-    also = f", or {AUTO} alone" if known is ESTIMATORS else ""
-    raise InputError(
-        f"--estimator {text}", expected=f"a {kind}: {', '.join(known)}{also}", got=repr(name)
-    )
 
 
 def classify(quantized: onnx.ModelProto) -> dict[str, TensorClass]:
@@ -158,9 +79,9 @@ def mix_scales(
         own[scale].CopyFrom(values[name][scale])
     retyped = set()
     for label, node in nodes.items():  # signedness follows from the smallest value that was seen
-        name = wanted.get(node.input[1])
-        if name is None:
+        if node.input[1] not in wanted:
             continue
+        name = wanted[node.input[1]]
         zero, other = own[node.input[2]], values[name][others[name][label].input[2]]
         if zero.data_type != other.data_type:
             zero.MergeFrom(onnx.TensorProto(data_type=other.data_type))

@@ -13,7 +13,7 @@ from edge_fusion.input_statistics import InputStatistics, shipped_statistics
 from edge_fusion.spec import LARGEST_SIDE, ModelSpec, read_model_spec
 from edge_fusion.target import Target, parse_target
 
-from .estimators import check_estimators
+from .estimator_names import check_estimators
 from .models.registry import MODELS, create_model, shipped_weights
 
 DEFAULT_OPSET = 18

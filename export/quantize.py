@@ -17,14 +17,8 @@ from edge_fusion.errors import EdgeFusionError, ModelError, StepError
 from edge_fusion.runtime.ort import first_line
 from edge_fusion.spec import ModelSpec
 
-from .estimators import (
-    CLASSES,
-    DEFAULT_ESTIMATOR,
-    ESTIMATORS,
-    ByClass,
-    Estimator,
-    mix_scales,
-)
+from .estimator_names import CLASSES, DEFAULT_ESTIMATOR, ESTIMATORS, ByClass, Estimator
+from .estimators import mix_scales
 from .graph import MOVES, SELECTS, WEIGHTED, GraphView
 from .precision import PrecisionPlan, plan_precision
 from .samples import Sample, check_samples

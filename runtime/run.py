@@ -12,7 +12,8 @@ import cv2
 
 from edge_fusion.bundle import Bundle
 
-from .drift import Drift, DriftMeter, DriftSummary, DriftWatch, bundle_meter, drift_text, summary_of
+from .drift import Drift, DriftMeter
+from .drift_watch import DriftSummary, DriftWatch, bundle_meter, drift_text, summary_of
 from .latency import ARITHMETIC
 from .ledger import FrameRecord, StreamSummary
 from .notify import Notifier, Watchdog

@@ -22,7 +22,14 @@ OPTIONAL = (
 # The command line imports a wing inside the command that needs it; the face resolves on first use.
 DOORS = {
     f"edge_fusion/{name}.py"
-    for name in ("__main__", "__init__", "build_command", "calib_command", "device_job")
+    for name in (
+        "__main__",
+        "__init__",
+        "build_command",
+        "calib_command",
+        "device_job",
+        "drift_command",
+    )
 }
 LAYERS = ("edge_fusion", "runtime", "calibration", "export")  # lowest first
 

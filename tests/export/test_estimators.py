@@ -10,14 +10,13 @@ from onnx import numpy_helper, parser
 
 from edge_fusion.errors import CalibrationError, InputError, StepError
 from edge_fusion.export.choose_estimators import choose_estimators
-from edge_fusion.export.estimators import (
+from edge_fusion.export.estimator_names import (
     CLASSES,
     ESTIMATORS,
     check_estimators,
-    classify,
-    mix_scales,
     parse_estimators,
 )
+from edge_fusion.export.estimators import classify, mix_scales
 from edge_fusion.export.options import BuildOptions
 from edge_fusion.export.precision import plan_precision
 from edge_fusion.export.progress import quiet

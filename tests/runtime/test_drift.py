@@ -18,7 +18,8 @@ from edge_fusion.calibration.drift import DriftOptions, measure_drift
 from edge_fusion.errors import BundleError, CalibrationError, InputError
 from edge_fusion.frame import RgbdFrame
 from edge_fusion.input_ranges import InputRanges
-from edge_fusion.runtime.drift import DriftMeter, ranges_of
+from edge_fusion.runtime.drift import DriftMeter
+from edge_fusion.runtime.input_counter import ranges_of
 from edge_fusion.runtime.run import RunOptions, run_bundle
 from edge_fusion.runtime.source.demo import DemoSource
 from edge_fusion.spec import DepthSpec, ModelSpec
