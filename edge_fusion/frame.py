@@ -39,6 +39,7 @@ class RgbdFrame:
         arrival_ns: ``time.monotonic_ns()`` when the pair reached us; 0 for stored pairs.
         mask: (H, W) bool ground truth, or None.
         intrinsics: The colour camera, or None where unknown.
+        mask_grey: Share of the mask's pixels that were stored as grey and cut at half, 0..1.
 
     Raises:
         FrameError: Arrays of the wrong shape or dtype, streams of different size, or an 8-bit
@@ -54,6 +55,7 @@ class RgbdFrame:
     arrival_ns: int = 0
     mask: NDArray[np.bool_] | None = field(default=None)
     intrinsics: Intrinsics | None = None
+    mask_grey: float = 0.0
 
     def __post_init__(self) -> None:
         if self.rgb.ndim != 3 or self.rgb.shape[2] != 3 or self.rgb.dtype != np.uint8:

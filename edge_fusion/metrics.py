@@ -1,4 +1,4 @@
-"""How good a saliency map is: MAE, S-measure, F-measure, E-measure and IoU, in numpy alone.
+"""How good a saliency map is: MAE, S-, F-, E- and weighted F-measure, IoU and boundary F.
 
 The customary protocol brings a map to 256 levels, stretches every image to its own minimum and
 maximum, and takes the maximum or mean over thresholds of the *image-averaged* curve.  Stretching
@@ -6,10 +6,9 @@ hides a map that quantization has dimmed or lifted as a whole, so every figure i
 the map as it is (:data:`PROTOCOLS`).
 
 A map of 256 levels against a binary mask is fully described by histograms: one pass over the
-pixels counts levels by mask and by quadrant, and both protocols are computed from those counts.
-
-References: S-measure, Fan et al., ICCV 2017; E-measure, Fan et al., IJCAI 2018; F-measure,
-Achanta et al., CVPR 2009, with beta squared 0.3.
+pixels counts levels by mask and by quadrant, and both protocols are computed from those counts
+(:mod:`edge_fusion.level_measures`).  Only what asks where an error lies looks at pixels again
+(:mod:`edge_fusion.contour_measures`).
 """
 
 from __future__ import annotations
@@ -17,11 +16,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_fusion.contour_measures import Contour, contour_of
 from edge_fusion.errors import FrameError, InputError
+from edge_fusion.level_measures import e_measure, f_measure, precision_recall, s_measure
 
 Curve = NDArray[np.float64]
 
@@ -30,9 +32,6 @@ PROTOCOLS: Mapping[str, str] = {
     "raw": "each map as the model gives it",
 }
 
-_ALPHA = 0.5  # weight of the object part of the S-measure
-_BETA2 = 0.3
-_EPS = float(np.spacing(1.0))
 _LEVELS = np.arange(256)
 
 
@@ -46,8 +45,12 @@ class Figures:
         iou: Intersection over union at threshold 0.5; 1 where map and mask are both empty.
         f_adaptive: F-measure at twice the map's mean.
         e_adaptive: E-measure at twice the map's mean.
+        f_weighted: Weighted F-measure, Margolin et al., CVPR 2014.
+        f_boundary: F-measure of the outline at threshold 0.5, within 0.8 % of the diagonal.
         f_curve: (256,) float64, F-measure at thresholds 255 down to 0.
         e_curve: (256,) float64, E-measure at thresholds 255 down to 0.
+        precision_curve: (256,) float64, precision at thresholds 255 down to 0.
+        recall_curve: (256,) float64, recall at thresholds 255 down to 0.
     """
 
     mae: float
@@ -55,8 +58,12 @@ class Figures:
     iou: float
     f_adaptive: float
     e_adaptive: float
+    f_weighted: float
+    f_boundary: float
     f_curve: Curve
     e_curve: Curve
+    precision_curve: Curve
+    recall_curve: Curve
 
     @property
     def f_max(self) -> float:
@@ -82,6 +89,14 @@ class Figures:
         """Every metric of :data:`METRICS` by name, for JSON; curves are left out."""
         return {name: metric.of(self) for name, metric in METRICS.items()}
 
+    def curves(self) -> dict[str, list[float]]:
+        """Values at thresholds 255 down to 0 by curve, for JSON."""
+        return {name: getattr(self, f"{name}_curve").tolist() for name in CURVES}
+
+
+#: The curves of :class:`Figures`, without ``_curve``.
+CURVES = ("f", "e", "precision", "recall")
+
 
 @dataclass(frozen=True, slots=True)
 class Metric:
@@ -92,12 +107,14 @@ class Metric:
         label: What tables call it.
         higher_is_better: Its direction.
         of: Reads it from :class:`Figures`.
+        curve: The curve whose maximum it is; empty where an average over images is the average.
     """
 
     name: str
     label: str
     higher_is_better: bool
     of: Callable[[Figures], float]
+    curve: str = ""
 
     def drop(self, reference: Figures, other: Figures) -> float:
         """By how much ``other`` is worse than ``reference``; negative where it is better."""
@@ -110,17 +127,19 @@ def worsening(reference: float, other: float, higher_is_better: bool) -> float:
 
 
 METRICS: dict[str, Metric] = {
-    name: Metric(name, label, higher, attrgetter(attribute))
-    for name, label, higher, attribute in (
-        ("mae", "MAE", False, "mae"),
-        ("s", "S", True, "s_measure"),
-        ("f_max", "F max", True, "f_max"),
-        ("f_mean", "F mean", True, "f_mean"),
-        ("f_adaptive", "F adaptive", True, "f_adaptive"),
-        ("e_max", "E max", True, "e_max"),
-        ("e_mean", "E mean", True, "e_mean"),
-        ("e_adaptive", "E adaptive", True, "e_adaptive"),
-        ("iou", "IoU", True, "iou"),
+    name: Metric(name, label, higher, attrgetter(attribute), curve)
+    for name, label, higher, attribute, curve in (
+        ("mae", "MAE", False, "mae", ""),
+        ("s", "S", True, "s_measure", ""),
+        ("f_max", "F max", True, "f_max", "f_curve"),
+        ("f_mean", "F mean", True, "f_mean", ""),
+        ("f_adaptive", "F adaptive", True, "f_adaptive", ""),
+        ("e_max", "E max", True, "e_max", "e_curve"),
+        ("e_mean", "E mean", True, "e_mean", ""),
+        ("e_adaptive", "E adaptive", True, "e_adaptive", ""),
+        ("f_weighted", "F weighted", True, "f_weighted", ""),
+        ("iou", "IoU", True, "iou", ""),
+        ("f_boundary", "F boundary", True, "f_boundary", ""),
     )
 }
 
@@ -151,13 +170,16 @@ class Scores:
         return {"n": self.n, **figures}
 
 
-def score(saliency: NDArray[np.floating], mask: NDArray[np.bool_]) -> ImageScores:
+def score(
+    saliency: NDArray[np.floating], mask: NDArray[np.bool_], contour: Contour | None = None
+) -> ImageScores:
     """Score one saliency map against its ground truth under both protocols.
 
     Args:
         saliency: (H, W) float in 0..1, of the mask's size; it is cut to 256 levels by
             ``floor(255 * value)``, as writing it to an 8-bit file would.
         mask: (H, W) bool, True where the object is.
+        contour: The mask's, where several maps are scored against it; else it is made here.
 
     Returns:
         Figures equal to those of PySODMetrics to rounding.  Two details are decided exactly here
@@ -177,12 +199,13 @@ def score(saliency: NDArray[np.floating], mask: NDArray[np.bool_]) -> ImageScore
     _check(saliency, mask)
     levels = (saliency * 255).astype(np.uint8)
     counts, weights = _count(levels, mask)
+    seen = _Seen(levels, contour or contour_of(mask), counts, weights)
     occupied = np.flatnonzero(counts.sum(axis=(0, 1)))
     low, high = int(occupied[0]), int(occupied[-1])
-    raw = _figures(counts, weights, 0, 255)
+    raw = _figures(seen, 0, 255)
     if low == high or (low, high) == (0, 255):  # the protocol leaves a constant map as it is
         return ImageScores(normalised=raw, raw=raw)
-    return ImageScores(normalised=_figures(counts, weights, low, high), raw=raw)
+    return ImageScores(normalised=_figures(seen, low, high), raw=raw)
 
 
 def pool(scores: Sequence[ImageScores]) -> Scores:
@@ -275,7 +298,17 @@ def _count(levels: NDArray[np.uint8], mask: NDArray[np.bool_]) -> tuple[Curve, C
     return counts, area / mask.size
 
 
-def _figures(counts: Curve, weights: Curve, low: int, high: int) -> Figures:
+class _Seen(NamedTuple):
+    """A map and its mask, counted."""
+
+    levels: NDArray[np.uint8]
+    contour: Contour
+    counts: Curve
+    weights: Curve
+
+
+def _figures(seen: _Seen, low: int, high: int) -> Figures:
+    levels, contour, counts, weights = seen
     values = _LEVELS / 255
     values = np.clip((values - values[low]) / (values[high] - values[low]), 0, 1)
     background, foreground = counts.sum(axis=0)
@@ -287,16 +320,21 @@ def _figures(counts: Curve, weights: Curve, low: int, high: int) -> Figures:
     alarms = np.bincount(bins, background, 256)[::-1].cumsum()
     chosen = _above_twice_the_mean(background + foreground, low, high)
     hit, alarm = (np.array([side[chosen].sum()]) for side in (foreground, background))
+    precision, recall = precision_recall(hits, alarms, n_true)
     half = values >= 0.5
     met, found = float(foreground[half].sum()), float(background[half].sum())
     return Figures(
         mae=float(foreground @ (1 - values) + background @ values) / n,
-        s_measure=_s_measure(counts, weights, values),
+        s_measure=s_measure(counts, weights, values),
         iou=met / (n_true + found) if n_true + found else 1.0,
-        f_adaptive=float(_f_measure(hit, alarm, n_true)[0]),
-        e_adaptive=float(_e_measure(hit, alarm, n_true, n)[0]),
-        f_curve=_f_measure(hits, alarms, n_true),
-        e_curve=_e_measure(hits, alarms, n_true, n),
+        f_adaptive=float(f_measure(*precision_recall(hit, alarm, n_true))[0]),
+        e_adaptive=float(e_measure(hit, alarm, n_true, n)[0]),
+        f_weighted=contour.weighted_f(levels, values),
+        f_boundary=contour.boundary_f(half[levels]),
+        f_curve=f_measure(precision, recall),
+        e_curve=e_measure(hits, alarms, n_true, n),
+        precision_curve=precision,
+        recall_curve=recall,
     )
 
 
@@ -308,84 +346,13 @@ def _above_twice_the_mean(counts: Curve, low: int, high: int) -> NDArray[np.bool
     return reached
 
 
-def _f_measure(hits: Curve, alarms: Curve, n_true: float) -> Curve:
-    precision = hits / np.maximum(hits + alarms, 1)
-    recall = hits / max(n_true, 1)
-    weighted = np.where(hits == 0, 1, _BETA2 * precision + recall)
-    curve: Curve = (1 + _BETA2) * precision * recall / weighted
-    return curve
-
-
-def _e_measure(hits: Curve, alarms: Curve, n_true: float, n: float) -> Curve:
-    found = hits + alarms
-    if n_true == 0:
-        aligned = n - found
-    elif n_true == n:
-        aligned = found
-    else:
-        map_mean, true_mean = found / n, n_true / n
-        misses = n_true - hits
-        cells = ((hits, 1, 1), (alarms, 1, 0), (misses, 0, 1), (n - found - misses, 0, 0))
-        aligned = np.zeros_like(hits)
-        for number, of_map, of_truth in cells:
-            aligned += number * _alignment(of_map - map_mean, of_truth - true_mean)
-    return aligned / (n - 1 + _EPS)
-
-
-def _alignment(of_map: Curve, of_truth: float) -> Curve:
-    """Enhanced alignment of two mean-free values: 0 opposed, 1 alike."""
-    return (2 * of_map * of_truth / (of_map**2 + of_truth**2 + _EPS) + 1) ** 2 / 4
-
-
-def _s_measure(counts: Curve, weights: Curve, values: Curve) -> float:
-    background, foreground = counts.sum(axis=0)
-    n, n_true = float(counts.sum()), float(foreground.sum())
-    share = n_true / n
-    if n_true == 0:
-        return 1 - float(background @ values) / n
-    if n_true == n:
-        return float(foreground @ values) / n
-    of_object = share * _likeness(foreground, values)
-    of_object += (1 - share) * _likeness(background, 1 - values)
-    of_region = sum(
-        weight * _similarity(quadrant, values)
-        for weight, quadrant in zip(weights, counts, strict=True)
-        if weight
-    )
-    return max(0.0, float(_ALPHA * of_object + (1 - _ALPHA) * of_region))
-
-
-def _likeness(counts: Curve, values: Curve) -> float:
-    """How near 1 and how even the values of one side of the mask are."""
-    n = float(counts.sum())
-    mean = float(counts @ values) / n
-    spread = float(counts @ (values - mean) ** 2)
-    deviation = float(np.sqrt(spread / (n - 1))) if n > 1 else 0.0
-    return 2 * mean / (mean**2 + 1 + deviation + _EPS)
-
-
-def _similarity(counts: Curve, values: Curve) -> float:
-    """Structural similarity of map and mask in one quadrant; ``counts`` is (2, 256)."""
-    by_level = counts.sum(axis=0)
-    occupied = by_level > 0
-    n, n_true = float(by_level.sum()), float(counts[1].sum())
-    constant = np.count_nonzero(occupied) == 1
-    map_mean = float(values[occupied][0]) if constant else float(by_level @ values) / n
-    true_mean = n_true / n
-    map_spread = float(by_level @ (values - map_mean) ** 2)
-    true_spread = n_true * (1 - true_mean) ** 2 + (n - n_true) * true_mean**2
-    joint = float((counts[1] * (1 - true_mean) - counts[0] * true_mean) @ (values - map_mean))
-    freedom = n - 1 + _EPS
-    above = 4 * map_mean * true_mean * joint / freedom
-    below = (map_mean**2 + true_mean**2) * (map_spread + true_spread) / freedom
-    if above != 0:
-        return above / (below + _EPS)
-    return 1.0 if below == 0 else 0.0
-
-
 def _average(figures: Sequence[Figures]) -> Figures:
     def mean(name: str) -> float:
         return float(np.mean([getattr(one, name) for one in figures]))
+
+    def mean_curve(name: str) -> Curve:
+        curve: Curve = np.mean([getattr(one, name) for one in figures], axis=0)
+        return curve
 
     return Figures(
         mae=mean("mae"),
@@ -393,6 +360,10 @@ def _average(figures: Sequence[Figures]) -> Figures:
         iou=mean("iou"),
         f_adaptive=mean("f_adaptive"),
         e_adaptive=mean("e_adaptive"),
-        f_curve=np.mean([one.f_curve for one in figures], axis=0),
-        e_curve=np.mean([one.e_curve for one in figures], axis=0),
+        f_weighted=mean("f_weighted"),
+        f_boundary=mean("f_boundary"),
+        f_curve=mean_curve("f_curve"),
+        e_curve=mean_curve("e_curve"),
+        precision_curve=mean_curve("precision_curve"),
+        recall_curve=mean_curve("recall_curve"),
     )

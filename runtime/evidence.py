@@ -22,7 +22,8 @@ from edge_fusion.engine import ENGINE_PRECISIONS, list_engines
 from edge_fusion.errors import EdgeFusionError
 from edge_fusion.files import write_bytes
 
-from .compare import CompareOptions, Opener, Progress, compare
+from .candidates import Opener
+from .compare import CompareOptions, Progress, compare
 from .doctor import Diagnosis, examine
 from .golden import check_golden
 from .latency import Latency, arithmetic_of, measure_latency
@@ -184,6 +185,7 @@ def _measure(
         warmup=options.warmup,
         repeats=options.repeats,
         memory=False,
+        energy_s=0,
         worst=0,
         typical=0,
     )

@@ -13,6 +13,7 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,8 +22,9 @@ import numpy as np
 import edge_fusion
 from edge_fusion.bundle import Bundle
 from edge_fusion.errors import EdgeFusionError, SessionError
+from edge_fusion.spec import TensorSpec
 
-from .session import open_session
+from .session import Session, open_session
 
 _STATUS = Path("/proc/self/status")
 _RUNS = 3  # arenas grow on the first runs
@@ -53,12 +55,12 @@ class Memory:
         return {**asdict(self), "added_bytes": self.added_bytes}
 
 
-def peak_memory(bundle: Path, variant: str, backend: str) -> Memory | None:
+def peak_memory(path: Path, variant: str, backend: str) -> Memory | None:
     """Measure one variant in a child process.
 
     Args:
-        bundle: Path of the bundle.
-        variant: One of its variants.
+        path: A bundle, or a plain ONNX file.
+        variant: One of the bundle's variants; empty for an ONNX file.
         backend: A backend of :func:`edge_fusion.runtime.session.open_session`.
 
     Returns:
@@ -69,12 +71,12 @@ def peak_memory(bundle: Path, variant: str, backend: str) -> Memory | None:
     """
     if not _STATUS.is_file():
         return None
-    command = [sys.executable, "-m", __name__, str(bundle), variant, backend]
-    cure = f"see whether it runs alone: {_run_command(bundle, variant, backend)}"
+    command = [sys.executable, "-m", __name__, str(path), variant, backend]
+    cure = f"see whether it runs alone: {_run_command(path, variant, backend)}" if variant else ""
     package_root = Path(next(iter(edge_fusion.__path__))).parent
     paths = [str(package_root), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    what = f"measuring the memory of variant '{variant}'"
+    what = "measuring the memory of " + (f"variant '{variant}'" if variant else str(path))
     try:
         child = subprocess.run(
             command, env=environment, capture_output=True, text=True, timeout=_TIMEOUT_S
@@ -94,18 +96,34 @@ def _run_command(bundle: Path, variant: str, backend: str) -> str:
 
 
 def measure_here(path: Path, variant: str, backend: str) -> Memory:
-    """Open and run one variant in this process, on zeros; memory does not depend on values."""
-    bundle = Bundle.read(path)
-    inputs = {spec.name: np.zeros(spec.shape, np.float32) for spec in bundle.manifest.model.inputs}
+    """Open and run one variant in this process, on zeros; memory does not depend on values.
+
+    Args:
+        path: A bundle, or a plain ONNX file.
+        variant: One of the bundle's variants; empty for an ONNX file.
+        backend: Where the variant runs.
+    """
+    bundle = Bundle.read(path) if variant else None
     _forget_peak()
     before = _status("VmRSS")
-    session = open_session(bundle, variant, backend)
+    if bundle is None:
+        session, specs = _open_file(path)
+    else:
+        session, specs = open_session(bundle, variant, backend), bundle.manifest.model.inputs
+    inputs = {one.name: np.zeros(one.shape, np.float32) for one in specs}
     try:
         for _ in range(_RUNS):
             session.run(inputs)
     finally:
         session.close()
     return Memory(before_bytes=before, peak_bytes=_status("VmHWM"))
+
+
+def _open_file(path: Path) -> tuple[Session, Sequence[TensorSpec]]:
+    from .ort import OrtSession  # counts as what the backend needs
+
+    session = OrtSession(path.read_bytes())
+    return session, session.inputs
 
 
 def _forget_peak() -> None:

@@ -18,6 +18,7 @@ from edge_fusion.frame import RgbdFrame
 from .sink.overlay import colour_depth
 
 LONG_SIDE = 240
+DIFFERENCE = "difference"  # begins the label of a picture of one
 DIFFERENCE_GAIN = 4  # differences that matter are small; 25 % already shows as the brightest
 _RESERVOIR = 24
 
@@ -41,7 +42,8 @@ class Panel:
         kind: Why it is shown.
         image: Its index in the comparison's per-image results.
         degradation: By how much it got worse; see ``ImageResult.degradation``.
-        pictures: Colour, depth, truth if there is one, every variant's map, the difference.
+        pictures: Colour, depth, truth if there is one, every variant's map, and how far each
+            but the first is from the first.
     """
 
     kind: Kind
@@ -106,24 +108,28 @@ def draw_pictures(frame: RgbdFrame, maps: Mapping[str, NDArray[np.float32]]) -> 
 
     Args:
         frame: The pair.
-        maps: (H, W) float32 0..1 by variant; the last is held against the first.
+        maps: (H, W) float32 0..1 by variant; all are held against the first.
 
     Returns:
-        Pictures of at most :data:`LONG_SIDE` pixels.
+        Pictures of at most :data:`LONG_SIDE` pixels: those of :class:`Panel`.
     """
     height, width = frame.rgb.shape[:2]
     scale = min(1.0, LONG_SIDE / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    variants = list(maps)
-    difference = np.abs(maps[variants[-1]] - maps[variants[0]])
+    reference, *others = maps
     truth = [] if frame.mask is None else [Picture("truth", _shrink(_grey(frame.mask), size))]
     return (
         Picture("colour", _shrink(frame.rgb, size)),
         Picture("depth", _red_first(colour_depth(frame, size, cv2.COLORMAP_TURBO))),
         *truth,
-        *(Picture(name, _shrink(_grey(maps[name]), size)) for name in variants),
-        Picture("difference", _heat(_shrink(_grey(DIFFERENCE_GAIN * difference), size))),
+        *(Picture(name, _shrink(_grey(one), size)) for name, one in maps.items()),
+        *(_difference(name, maps[name] - maps[reference], size) for name in others),
     )
+
+
+def _difference(name: str, difference: NDArray[np.float32], size: tuple[int, int]) -> Picture:
+    strong = _grey(DIFFERENCE_GAIN * np.abs(difference))
+    return Picture(f"{DIFFERENCE} {name}", _heat(_shrink(strong, size)))
 
 
 def _shrink(image: Pixels, size: tuple[int, int]) -> Pixels:

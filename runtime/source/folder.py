@@ -132,14 +132,16 @@ class FolderSource:
         if not 0 <= index < len(self._items):
             raise IndexError(f"pair {index} of {len(self._items)} in {self._path}")
         item = self._items[index]
+        mask, grey = read_mask(item.mask) if item.mask else (None, 0.0)
         return RgbdFrame(
             rgb=read_rgb(item.rgb),
             depth=read_depth(item.depth, self._meta.dtype),
             depth_spec=self._depth_spec,
             id=item.id,
             number=index,
-            mask=read_mask(item.mask) if item.mask else None,
+            mask=mask,
             intrinsics=self._meta.intrinsics,
+            mask_grey=grey,
         )
 
     def frames(self) -> Iterator[RgbdFrame]:

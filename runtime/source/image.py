@@ -89,11 +89,12 @@ def read_depth(path: Path, dtype: str | None = None) -> NDArray[Any]:
     return depth
 
 
-def read_mask(path: Path) -> NDArray[np.bool_]:
+def read_mask(path: Path) -> tuple[NDArray[np.bool_], float]:
     """Read a mask: what is brighter than 127 is foreground.
 
     Returns:
-        (H, W) bool.
+        (H, W) bool, and the share of its pixels that were neither 0 nor 255: edges that were
+        smoothed or stored as JPEG, cut at half.
 
     Raises:
         SourceError: The file cannot be read.
@@ -101,7 +102,7 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
     """
     mask = _single_channel(_load(path), path, "mask")
     if mask.dtype == np.bool_:
-        return mask
+        return mask, 0.0
     if mask.dtype != np.uint8:
         raise FrameError(f"mask '{path}'", expected="8-bit grey or bool", got=_describe(mask))
     if 0 < mask.max() <= _MASK_LEVEL:
@@ -111,7 +112,8 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
             got=f"no value above {mask.max()}",
             cure="does it count 0 and 1, or hold class numbers? scale it to 0 and 255",
         )
-    return np.asarray(mask > _MASK_LEVEL)
+    grey = np.count_nonzero((mask > 0) & (mask < 255)) / mask.size
+    return np.asarray(mask > _MASK_LEVEL), grey
 
 
 def _load(path: Path) -> NDArray[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -22,15 +22,17 @@ MILLIMETRES = DepthSpec(scale_to_m=0.001)
 
 @dataclass
 class FakeSession:
-    """Answers with the red channel, times ``gain``; remembers how often it ran."""
+    """Answers with the red channel, times ``gain``; remembers how often it ran, and on what."""
 
     gain: float
     runs: int = 0
     closed: bool = False
+    shapes: set[tuple[int, ...]] = field(default_factory=set)
 
     def run(self, inputs: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
         assert not self.closed
         self.runs += 1
+        self.shapes.add(inputs["rgb"].shape)
         return {"saliency": (self.gain * inputs["rgb"][:, :1]).astype(np.float32)}
 
     def close(self) -> None:

@@ -31,6 +31,7 @@ from edge_fusion.runtime.session import (
 from edge_fusion.runtime.source.demo import DemoSource
 from edge_fusion.runtime.trt import TrtSession
 from edge_fusion.runtime.trt_api import load_tensorrt, this_device
+from edge_fusion.runtime.verdict import judgements
 from tests.fakes.engine_records import record_of
 from tests.fakes.tensorrt_api import Plan, pack_plan
 
@@ -241,6 +242,35 @@ def test_no_8_bit_arithmetic_is_claimed_where_no_int8_ran(tiny_bundle, add_engin
     options = CompareOptions(variants=("fp32", "fp16"), memory=False, repeats=5, warmup=1)
     found = compare(tiny_bundle, [DemoSource(frames=1, width=64, height=48)], options)
     assert not found.latency.arithmetic.integer
+
+
+def test_compare_mixes_backends_and_says_so(tiny_bundle, add_engine) -> None:
+    records = {precision: add_engine(precision) for precision in ("fp16", "int8")}
+    variants = ("ort:fp32", "trt:fp16", "trt:int8", "ort:int8")
+    options = CompareOptions(variants=variants, memory=False, repeats=10, warmup=1, energy_s=0)
+    found = compare(tiny_bundle, [DemoSource(frames=2, width=64, height=48)], options)
+    assert found.backend == "ort, trt"
+    assert {label: one.arithmetic.integer for label, one in found.about.items()} == {
+        "ort:fp32": False,
+        "trt:fp16": False,
+        "trt:int8": True,
+        "ort:int8": False,
+    }
+    plans = {label: cost.plan_bytes for label, cost in found.costs.items()}
+    assert plans == {
+        "ort:fp32": None,
+        "trt:fp16": records["fp16"].plan_bytes,
+        "trt:int8": records["int8"].plan_bytes,
+        "ort:int8": None,
+    }
+    assert found.costs["trt:fp16"].onnx_bytes is None
+    assert found.costs["trt:int8"].onnx_bytes == found.costs["ort:int8"].file_bytes
+    assert any("the variants ran on different backends" in note for note in found.notes)
+    # Only the INT8 whose arithmetic was 8-bit is judged by FP16, and only by that beside it.
+    by_label = {one.variant: one for one in judgements(found)}
+    assert by_label["trt:int8"].against == "trt:fp16"
+    assert by_label["trt:int8"].speed != "unknown"
+    assert (by_label["ort:int8"].against, by_label["ort:int8"].speed) == ("ort:fp32", "unknown")
 
 
 def test_compare_says_build_where_one_engine_is_missing(tiny_bundle, add_engine) -> None:
