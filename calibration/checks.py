@@ -111,6 +111,13 @@ CHECKS: tuple[Check, ...] = (
         rules.find_unregistered,
     ),
     Check(
+        "shifted",
+        "warning",
+        "depth that lies beside colour",
+        "register depth to colour: is it of the depth camera's own view, or of another moment?",
+        rules.find_shifted,
+    ),
+    Check(
         "no-depth",
         "error",
         "a pair without one reading of depth",

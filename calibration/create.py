@@ -153,9 +153,10 @@ class _Filling:
     def take(self, which: int, source: Source) -> None:
         """Write the pairs of one source that are wanted and not there yet."""
         there = {(item.source, item.number) for item in self.writer.items}
-        limit = self.options.limit
+        number = -1
         with closing(candidates(source, self.options.seconds)) as found:
-            for number, candidate in found:
+            # A camera is not waited for where nothing more is wanted of it.
+            for number, candidate in found if not self._full else ():
                 self.available += 1
                 if number % self.options.every or (which, number) in there:
                     continue
@@ -168,10 +169,15 @@ class _Filling:
                 self.writer.add(frame, source=which, number=number, links=files)
                 count = len(self.writer.items)
                 self.progress("pairs", min(count, max(self.expected - 1, 0)), self.expected)
-                if count == limit:
+                if self._full:
                     break
         if isinstance(source, StoredSource) and not source.live:
             self.available += len(source) - number - 1
+
+    @property
+    def _full(self) -> bool:
+        limit = self.options.limit
+        return limit is not None and len(self.writer.items) >= limit
 
     def _leave_out(self, source: Source, number: int, err: FrameError) -> None:
         if not (self.options.skip_damaged or source.live):

@@ -16,18 +16,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from dataclasses import replace as changed
 from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_fusion import __version__
 from edge_fusion.calibration_file import (
     CALIBRATION_NAME,
     CalibrationFile,
     ChoiceRecord,
+    DepthDtype,
     PairRecord,
     digest_of,
     is_plain_id,
@@ -54,7 +55,7 @@ class _Shape:
     """What all pairs of a set share: taken from the first, asked of the others."""
 
     depth: DepthSpec
-    dtype: str
+    dtype: DepthDtype
     intrinsics: Intrinsics | None
 
 
@@ -126,7 +127,7 @@ class SetWriter:
             self.folder,
             CalibrationFile(
                 created_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-                version=version("edge-fusion"),
+                version=__version__,
                 sources=tuple(sources),
                 depth=shape.depth,
                 depth_dtype=shape.dtype,
@@ -140,7 +141,8 @@ class SetWriter:
             (self.folder / name).unlink(missing_ok=True)
 
     def _share(self, frame: RgbdFrame) -> None:
-        shape = _Shape(frame.depth_spec, str(frame.depth.dtype), frame.intrinsics)
+        dtype = cast(DepthDtype, str(frame.depth.dtype))  # a frame holds no other
+        shape = _Shape(frame.depth_spec, dtype, frame.intrinsics)
         if self._shape is None:
             self._shape = shape
         wanted = self._shape

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -23,9 +24,13 @@ SCHEMA_VERSION = 1  # also the literal in CalibrationFile
 CALIBRATION_NAME = "calibration.json"
 NEARNESS_BINS = 16
 THUMB_SIDE = 16
+EDGE_REACH = 4
+EDGE_SIDE = 2 * EDGE_REACH + 1
+EDGE_WIDTH = 128
 
 _PLAIN_ID = re.compile(r"[\w-][\w.-]{0,127}")
 
+DepthDtype = Literal["uint8", "uint16", "float32"]
 Share = Annotated[float, Field(ge=0, le=1)]
 Hash64 = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
 
@@ -106,6 +111,9 @@ class PairRecord(Record):
         depth_hash: The same of nearness.
         thumb: The grey image at 16x16 pixels, 8 bits each, in hexadecimal: tells a small thing that
             came or went, which a perceptual hash does not.
+        edges: Correlation of the edges of depth with those of colour when depth is moved by -4 to
+            4 columns (inner) and rows of a picture 128 pixels wide, in hexadecimal: two digits
+            each, 80 for none and ff for 1; empty where there is no depth.
         timestamp_ns: The device's time in nanoseconds; 0 where it had none.
         source: Which of the set's sources it came from, counting from 0.
         source_id: What that source called it.
@@ -121,6 +129,7 @@ class PairRecord(Record):
     rgb_hash: Hash64
     depth_hash: Hash64
     thumb: Annotated[str, Field(pattern=f"^[0-9a-f]{{{2 * THUMB_SIDE**2}}}$")]
+    edges: Annotated[str, Field(pattern=f"^([0-9a-f]{{{2 * EDGE_SIDE**2}}})?$")] = ""
     timestamp_ns: int = 0
     source: Annotated[int, Field(ge=0)] = 0
     source_id: str = ""
@@ -190,7 +199,7 @@ class CalibrationFile(Record):
     version: str
     sources: Annotated[tuple[str, ...], Field(min_length=1)]
     depth: DepthSpec
-    depth_dtype: Literal["uint8", "uint16", "float32"]
+    depth_dtype: DepthDtype
     stored: Literal["copies", "links"] = "copies"
     choice: ChoiceRecord
     items: Annotated[tuple[PairRecord, ...], Field(min_length=1)]
@@ -218,7 +227,7 @@ def is_plain_id(name: str) -> bool:
     return _PLAIN_ID.fullmatch(name) is not None
 
 
-def digest_of(hashes: Any) -> str:
+def digest_of(hashes: Iterable[str]) -> str:
     """The hash of a set from the hashes of its pairs, in order."""
     return sha256("".join(hashes).encode())
 

@@ -90,7 +90,8 @@ def mean_nearness(pairs: Sequence[PairRecord]) -> tuple[float, ...]:
     known = [pair.depth.nearness for pair in pairs if pair.depth.nearness]
     if not known:
         return (0.0,) * NEARNESS_BINS
-    return tuple(np.round(np.mean(known, axis=0), 4).tolist())
+    shares = np.asarray(known, np.float64).mean(axis=0)
+    return tuple(round(float(share), 4) for share in shares)
 
 
 def compare_inputs(pairs: Sequence[PairRecord], known: InputStatistics) -> list[str]:
@@ -103,7 +104,7 @@ def compare_inputs(pairs: Sequence[PairRecord], known: InputStatistics) -> list[
     Returns:
         One sentence for each; none where it is like them.
     """
-    found = []
+    found: list[str] = []
     if not pairs:
         return found
     for name, (meaning, figure) in FIGURES.items():

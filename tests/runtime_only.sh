@@ -28,7 +28,7 @@ check() { # version, numpy requirement, OpenCV requirement
   "$env/bin/python" -c 'import numpy, cv2; print("numpy", numpy.__version__, "cv2", cv2.__version__)'
   "$env/bin/python" -m pytest -q -n auto --dist worksteal -m 'not export' \
     tests/edge_fusion tests/runtime tests/calibration tests/test_cli.py tests/test_face.py \
-    tests/test_build_command.py tests/test_compare_command.py \
+    tests/test_build_command.py tests/test_compare_command.py tests/test_calib_command.py \
     tests/export/test_engine*.py tests/export/test_serving.py tests/export/test_trtexec.py
 }
 

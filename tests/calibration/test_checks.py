@@ -77,6 +77,10 @@ def first_again(index: int, frame: RgbdFrame) -> RgbdFrame:
     return scenes(1)[0] if index == COUNT - 1 else frame
 
 
+def aside(depth: Any) -> Any:
+    return np.roll(depth, 4, axis=1)
+
+
 def wall(depth: Any) -> Any:
     return np.full_like(depth, 1500)
 
@@ -90,6 +94,7 @@ def few_readings(share: float) -> Plant:
 #: check, what is planted, what meta.json says besides, and the message.
 PLANTED: list[tuple[str, Plant, dict[str, Any], str]] = [
     ("registration", lambda i, f: f, {"registered": False}, "not registered to colour"),
+    ("shifted", with_depth(aside), {}, r"lies about \+[345] columns and \+0 rows beside colour"),
     ("no-depth", only(4)(with_depth(np.zeros_like)), {}, r"pair '004': no valid reading"),
     ("unit", in_metres, {}, r"16 pairs.*: a median distance of 0\.00\d+ m.*is it m rather"),
     ("8-bit", eight_bits, {}, r"nothing in the whole set is farther than 0\.[12]\d+ m"),

@@ -61,6 +61,14 @@ def test_every_and_limit(tmp_path: Path) -> None:
     assert ([item.number for item in made.items], made.record.choice.available) == ([0, 5], COUNT)
 
 
+@pytest.mark.parametrize("limit", [3, COUNT, COUNT + 2])
+def test_a_limit_holds_for_all_sources_together(tmp_path: Path, limit: int) -> None:
+    folder = write_pairs(tmp_path / "plain", scenes(seed=40))
+    options = CreateOptions((CLEAN, str(folder)), tmp_path / "set", limit=limit)
+    made = create_set(options).source
+    assert (len(made), made.record.choice.available) == (limit, 2 * COUNT)
+
+
 def test_a_camera_is_read_for_so_long_and_must_have_an_end(tmp_path: Path) -> None:
     live = "demo://?frames=100000&size=64x48&live=1&fps=200"
     made = create(live, tmp_path / "set", seconds=0.5)
