@@ -165,7 +165,7 @@ def run(
     console.print(grid(("ms", *running.STAGE_COLUMNS), running.stage_rows(done)))
     emit_json(json_to, done.as_dict())
     if fail_on_drift and done.drift is not None and done.drift.exceeded:
-        raise GateError(f"inputs drifted {drift_text(done.drift)}")
+        raise GateError(f"input drift: {drift_text(done.drift)}")
 
 
 def _unit_of_this_command() -> str:

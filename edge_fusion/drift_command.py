@@ -68,7 +68,7 @@ def drift(
         content["layers"] = [one.as_dict() for one in found]
     emit_json(json_to, content)
     if fail and report.exceeded:
-        raise GateError(f"inputs drifted {judgement_of(told)}")
+        raise GateError(f"input drift: {judgement_of(told)}")
 
 
 def report(

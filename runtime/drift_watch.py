@@ -138,7 +138,7 @@ class DriftWatch:
             self._on_drift(drift)
         if drift.exceeded and not self._warned:
             self._warned = True
-            self._note(f"input drift over {drift.frames} frames: {warning_of(drift)}")
+            self._note(f"input drift: {judgement_of(drift)}")
 
     def close(self) -> None:
         """Nothing is held."""
@@ -147,7 +147,7 @@ class DriftWatch:
 def warning_of(drift: Drift) -> str:
     """What is too far, and what to do about it."""
     far = sorted((one for one in drift.inputs if one.exceeded), key=lambda one: -one.excess)
-    return f"{'; '.join(map(str, far))} (than calibrated on); {CURE}"
+    return f"unlike what was calibrated on: {'; '.join(map(str, far))}; {CURE}"
 
 
 def drift_text(summary: DriftSummary) -> str:
@@ -158,7 +158,7 @@ def drift_text(summary: DriftSummary) -> str:
 def judgement_of(drift: Drift) -> str:
     """Whether some frames are as calibrated on, in a sentence."""
     if drift.exceeded:
-        return f"over {drift.frames} frames: {warning_of(drift)}"
+        return f"{drift.frames} frames are {warning_of(drift)}"
     worst = drift.worst
     return f"inputs are as calibrated on; farthest is {worst} of {worst.threshold:.2f} allowed"
 
