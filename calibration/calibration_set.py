@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from edge_fusion.calibration_file import PairRecord, digest_of
 from edge_fusion.errors import CalibrationError, FrameError, SourceError
 from edge_fusion.frame import RgbdFrame
+from edge_fusion.input_ranges import InputRanges
 from edge_fusion.input_statistics import InputStatistics
 from edge_fusion.manifest import CalibrationItemRecord, CalibrationRecord
 from edge_fusion.preprocess import Inputs, prepare
+from edge_fusion.runtime.input_counter import RangesMaker
 from edge_fusion.runtime.source.base import StoredSource
 from edge_fusion.spec import DepthSpec, ModelSpec
 
@@ -58,11 +60,13 @@ class CalibrationSet:
         samples: One dictionary of inputs per pair, batch 1, as the model takes them.
         record: Sources, choice, seed and the hash of every pair.
         findings: What the checks warn of.
+        ranges: What the pairs look like, so that drift from them can be told later.
     """
 
     samples: tuple[Inputs, ...]
     record: CalibrationRecord
     findings: tuple[Finding, ...] = ()
+    ranges: InputRanges | None = None
 
 
 def load_calibration_set(
@@ -94,9 +98,11 @@ def load_calibration_set(
     samples: list[Inputs] = []
     judged: dict[tuple[DepthSpec, str], list[PairRecord]] = {}
     items: list[CalibrationItemRecord] = []
+    looks = RangesMaker(spec)
     for done, (which, index) in enumerate(chosen, start=1):
         source, frame = pool.sources[which], pool.read(which, index)
         samples.append(_prepared(source, index, frame, spec))
+        looks.add(frame)
         pair = _measured(source, which, index, frame)
         judged.setdefault((frame.depth_spec, str(frame.depth.dtype)), []).append(pair)
         items.append(CalibrationItemRecord(source=source.uri, id=frame.id, sha256=pair.sha256))
@@ -110,7 +116,7 @@ def load_calibration_set(
             "warnings": tuple(map(str, findings)),
         }
     )
-    return CalibrationSet(tuple(samples), record, findings)
+    return CalibrationSet(tuple(samples), record, findings, looks.ranges())
 
 
 def _choose(pool: Pool, options: CalibrationOptions) -> list[tuple[int, int]]:

@@ -22,6 +22,7 @@ from edge_fusion.command_line import (
     Interrupt,
     JsonTo,
     TargetName,
+    WithOptionalValues,
 )
 from edge_fusion.compare_command import compare
 from edge_fusion.diagnose_command import diagnose
@@ -74,7 +75,7 @@ app.add_typer(calib, name="calib")
 app.command()(build)
 
 
-@app.command()
+@app.command(cls=WithOptionalValues)
 def run(
     bundle: BundlePath,
     source: Annotated[
@@ -104,6 +105,18 @@ def run(
     idle: Annotated[
         float, typer.Option(min=0, help="Seconds to measure power at rest first, where it can be.")
     ] = 2.0,
+    watch_drift: Annotated[
+        str | None,
+        typer.Option(
+            "--watch-drift",
+            metavar="[=THRESHOLD]",
+            help="Tell when frames leave what the bundle was calibrated on; THRESHOLD is a "
+            "Jensen-Shannon divergence, 0 to 1, and follows from the calibration set if left out.",
+        ),
+    ] = None,
+    fail_on_drift: Annotated[
+        bool, typer.Option("--fail-on-drift", help="Watch, and end with exit status 1 if they do.")
+    ] = False,
     print_unit: Annotated[
         bool,
         typer.Option(
@@ -120,6 +133,7 @@ def run(
     """
     from edge_fusion.console import FrameLine, console_for, emit_json, facts_table, grid
     from edge_fusion.runtime import run as running
+    from edge_fusion.runtime.drift_watch import drift_line, drift_text, parse_threshold
     from edge_fusion.runtime.source.credentials import with_variables
     from edge_fusion.runtime.stream import StreamOptions
 
@@ -131,15 +145,30 @@ def run(
         return
     how = StreamOptions(limit=limit, mode=mode, max_staleness_ms=max_staleness, smoothing=smooth)
     place, *places = (with_variables(one, os.environ) for one in (source, *(sinks or ())))
-    options = running.RunOptions(bundle, place, tuple(places), variant, backend, how, idle)
+    options = running.RunOptions(
+        bundle,
+        place,
+        tuple(places),
+        variant,
+        backend,
+        how,
+        idle,
+        watch_drift=fail_on_drift or watch_drift is not None,
+        drift_threshold=parse_threshold(watch_drift),
+    )
     console = console_for(json_to)
     with FrameLine(console) as line:
         done = running.run_bundle(
-            options, lambda one: line(one.number, one.fps, one.latency_ms, one.dropped), line.note
+            options,
+            lambda one: line(one.number, one.fps, one.latency_ms, one.dropped),
+            line.note,
+            on_drift=lambda drift: setattr(line, "more", drift_line(drift)),
         )
     emit_json(json_to, done.as_dict())  # first: whoever reads the rest may be gone
     console.print(facts_table(running.run_facts(done)))
     console.print(grid(("ms", *running.STAGE_COLUMNS), running.stage_rows(done)))
+    if fail_on_drift and done.drift is not None and done.drift.exceeded:
+        raise GateError(f"input drift: {drift_text(done.drift)}")
 
 
 def _unit_of_this_command() -> str:

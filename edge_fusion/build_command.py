@@ -99,6 +99,16 @@ def build(
     seed: Annotated[
         int, typer.Option(min=0, help="Seed of that choice.", rich_help_panel=_BUNDLES)
     ] = 0,
+    estimator: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME|CLASS=NAME|auto",
+            help="How INT8 ranges follow from the pairs: mean_minmax, minmax, mean_quantile ... "
+            "for all tensors, or for a class of them (encoder=, fusion=, decoder=; may be "
+            "repeated); auto chooses for each class by held-out pairs.",
+            rich_help_panel=_BUNDLES,
+        ),
+    ] = None,
     keep_fp16: Annotated[
         list[str] | None,
         typer.Option(
@@ -299,6 +309,7 @@ def _build_bundle(given: dict[str, Any]) -> None:
         size=given["size"],
         calib_count=given["calib_count"],
         seed=given["seed"],
+        estimator=tuple(given["estimator"] or ()),
         keep_fp16=tuple(given["keep_fp16"] or ()),
         force_int8=tuple(given["force_int8"] or ()),
         max_drop=tuple(given["max_drop"] or ()),

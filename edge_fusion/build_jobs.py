@@ -63,8 +63,8 @@ MODEL = Job(
     frozenset(
         {
             "output", "target", "force", "calib", "checkpoint", "spec", "size", "calib_count",
-            "seed", "keep_fp16", "force_int8", "max_drop", "gate_data", "min_int8", "opset",
-            "exporter", "allow_partial", "untrained",
+            "seed", "estimator", "keep_fp16", "force_int8", "max_drop", "gate_data", "min_int8",
+            "opset", "exporter", "allow_partial", "untrained",
         }
     ),
 )  # fmt: skip

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from edge_fusion.command_line import JsonTo
+from edge_fusion.drift_command import drift, report
 from edge_fusion.errors import GateError, InputError
 
 if TYPE_CHECKING:
@@ -248,3 +249,7 @@ def _show_findings(console: Console, findings: tuple[Finding, ...]) -> None:
         console.print(text, style=colours[one.severity], markup=False, soft_wrap=True)
     if not findings:
         console.print("nothing to remark")
+
+
+calib.command()(drift)
+calib.command()(report)

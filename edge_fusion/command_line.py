@@ -9,11 +9,11 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import typer
 from rich.console import Console
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from edge_fusion.dependencies import naming_missing_packages
 from edge_fusion.errors import EdgeFusionError, InputError
@@ -61,6 +61,20 @@ class Commands(TyperGroup):
         except ImportError:
             with naming_missing_packages(ctx.invoked_subcommand):  # known only by now
                 raise
+
+
+class WithOptionalValues(TyperCommand):
+    """A command some of whose options may stand without a value: it is given by ``=`` alone.
+
+    An option that took the next word as its value would swallow a sink.
+    """
+
+    optional: ClassVar[dict[str, str]] = {"--watch-drift": "auto"}
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Write out what stands for the value that was left out."""
+        written = [f"{arg}={self.optional[arg]}" if arg in self.optional else arg for arg in args]
+        return super().parse_args(ctx, written)
 
 
 def _complain(message: str) -> None:

@@ -105,6 +105,7 @@ class FrameLine:
         self._console = console
         self._interval = 0.1 if console.is_terminal else 2.0
         self._shown = time.monotonic()
+        self.more = ""  # what else there is to show with every figure
 
     def __enter__(self) -> FrameLine:
         if self._console.is_terminal:
@@ -124,7 +125,8 @@ class FrameLine:
         if time.monotonic() - self._shown < self._interval:
             return
         self._shown = time.monotonic()
-        self._say(f"frame {number}  {fps:.1f} fps  latency {latency_ms:.1f} ms  dropped {dropped}")
+        figures = f"frame {number}  {fps:.1f} fps  latency {latency_ms:.1f} ms  dropped {dropped}"
+        self._say(f"{figures}  {self.more}" if self.more else figures)
 
     def note(self, text: str) -> None:
         """Say something that stays."""

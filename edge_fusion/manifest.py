@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from edge_fusion.files import sha256
+from edge_fusion.input_ranges import InputRanges
 from edge_fusion.spec import ModelSpec, Record
 
 SCHEMA_VERSION = 1  # also the literal in Manifest
@@ -157,6 +158,24 @@ class AccuracyGateRecord(Record):
         )
 
 
+class EstimatorRecord(Record):
+    """Range estimators that were chosen by data, and what the choice was made by.
+
+    Attributes:
+        chosen: The estimator of each class of tensors.
+        figures: Mean absolute difference of saliency to FP32 on the held-out pairs, by what was
+            tried: the default for all classes, then ``class=estimator``, the classes before it as
+            they were chosen.
+        ranged: How many pairs gave the ranges of that trial.
+        held_out: How many others judged them.
+    """
+
+    chosen: dict[str, str]
+    figures: dict[str, float]
+    ranged: int
+    held_out: int
+
+
 class QuantizationRecord(Record):
     """How the graph was quantized: the precision map.
 
@@ -165,12 +184,14 @@ class QuantizationRecord(Record):
         int8_nodes: Nodes that compute on 8-bit values, in graph order.
         kept_fp16: Nodes that might but do not, with the reason.
         gate: The accuracy gate that was asked for; None without one.
+        estimators: How the range estimators were chosen; None where they were given.
     """
 
     options: dict[str, str | int | float | bool]
     int8_nodes: tuple[str, ...]
     kept_fp16: dict[str, str]
     gate: AccuracyGateRecord | None = None
+    estimators: EstimatorRecord | None = None
 
 
 class ParityRecord(Record):
@@ -225,7 +246,9 @@ class Manifest(Record):
     """The contents of ``manifest.json``; written once, never changed.
 
     ``flavours`` are named by their kind and the precision of the engine that is built from them,
-    such as ``strong.int8``; two may share a file.
+    such as ``strong.int8``; two may share a file.  ``input_ranges`` says what the calibration pairs
+    looked like, so that drift of what a camera delivers can be told; None in older bundles and
+    where nothing was calibrated.
     """
 
     schema_version: Literal[1] = 1
@@ -238,6 +261,7 @@ class Manifest(Record):
     variants: dict[str, str]
     flavours: dict[str, FlavourRecord] = Field(default_factory=dict)
     calibration: CalibrationRecord | None = None
+    input_ranges: InputRanges | None = None
     quantization: QuantizationRecord | None = None
     parity: tuple[ParityRecord, ...] = ()
     golden: Golden

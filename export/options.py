@@ -14,6 +14,7 @@ from edge_fusion.runtime.gates import parse_gates
 from edge_fusion.spec import LARGEST_SIDE, ModelSpec, read_model_spec
 from edge_fusion.target import Target, parse_target
 
+from .estimator_names import check_estimators
 from .models.registry import MODELS, create_model, shipped_weights
 
 DEFAULT_OPSET = 18
@@ -36,6 +37,7 @@ class BuildOptions:
         calib_count: How many pairs to calibrate on; None: a set made by ``calib`` whole, 64 of
             others.
         seed: Seed of that choice.
+        estimator: How ranges follow from the pairs: a name, names by class of tensors, or ``auto``.
         keep_fp16: Globs of node names to keep out of INT8.
         force_int8: Globs of node names to quantize although the policy, or the model's own record,
             would keep them.
@@ -62,6 +64,7 @@ class BuildOptions:
     size: str | None = None
     calib_count: int | None = None
     seed: int = 0
+    estimator: tuple[str, ...] = ()
     keep_fp16: tuple[str, ...] = ()
     force_int8: tuple[str, ...] = ()
     max_drop: tuple[str, ...] = ()
@@ -88,11 +91,13 @@ class BuildOptions:
             (self.untrained and not self.is_ours, "--untrained is for models of 'models' alone"),
             (self.allow_partial and not self.checkpoint, "--allow-partial needs a --checkpoint"),
             (self.is_onnx and self.checkpoint, "the file carries its weights: no --checkpoint"),
+            (self.estimator and self.precision != "int8", "--estimator is for --precision int8"),
             (self.is_onnx and self.exporter != "dynamo", "the file is traced: no --exporter"),
         )
         for contradicts, message in contradictions:
             if contradicts:
                 raise InputError(f"build {self.model}: {message}")
+        check_estimators(self.estimator)
 
     @property
     def gates(self) -> dict[str, float]:

@@ -31,6 +31,7 @@ from edge_fusion.spec import ModelSpec
 from edge_fusion.target import Target
 
 from .accuracy import HoldOptions, hold_gate
+from .choose_estimators import settings_for
 from .cost import count_cost
 from .flavour_build import BuiltFlavours, build_flavours, flavour_files, lint_remarks
 from .fold import fold
@@ -54,7 +55,6 @@ from .options import (
 from .parity import Runner, check_parity
 from .precision import PrecisionPolicy, plan_precision
 from .progress import Progress, quiet
-from .quantize import QuantizeOptions
 from .samples import check_samples
 from .search_state import forget, state_path
 from .simplify import simplify
@@ -150,6 +150,7 @@ def build(options: BuildOptions, progress: Progress = quiet) -> Bundle:
         variants={name: _file_name(name) for name in models},
         flavours=flavours,
         calibration=None if options.precision == "fp32" else pairs.record,
+        input_ranges=None if options.precision == "fp32" else pairs.ranges,
         quantization=quantized.record if quantized else None,
         parity=traced.parity + ((quantized.parity,) if quantized else ()),
         golden=Golden(
@@ -266,20 +267,22 @@ def _quantize(
     policy = PrecisionPolicy(
         advised=advised_fp16(options), keep_fp16=options.keep_fp16, force_int8=options.force_int8
     )
-    settings = QuantizeOptions()
-    maker = Int8Maker(graph, spec, pairs, settings, plan_precision(graph, policy), progress)
+    plan, samples = plan_precision(graph, policy), pairs.samples
+    settings, estimators = settings_for(options.estimator, graph, samples, spec, plan, progress)
+    maker = Int8Maker(graph, spec, pairs, settings, plan, progress)
     attempt, gate = maker.make(), None
     if gate_pairs is not None:
         judge = Gate(gate_pairs, graph, spec, options.gates, partial(progress, "gate fp32"))
         held = hold_gate(maker, attempt, judge, HoldOptions(options.output, options.min_int8))
         attempt, gate = held.attempt, held.record
     with _running(graph) as before, _running(attempt.model) as after:
-        parity = _parity("fp32-int8", before, after, spec, pairs.samples, progress)
+        parity = _parity("fp32-int8", before, after, spec, samples, progress)
     record = QuantizationRecord(
         options=_flat({**asdict(settings), "precision": asdict(policy)}),
         int8_nodes=attempt.result.quantized,
         kept_fp16=dict(attempt.result.kept),
         gate=gate,
+        estimators=estimators,
     )
     return Quantized(attempt.model, record, parity)
 

@@ -7,8 +7,8 @@ import io
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,6 +18,8 @@ from edge_fusion.errors import EdgeFusionError, ModelError, StepError
 from edge_fusion.runtime.ort import first_line
 from edge_fusion.spec import ModelSpec
 
+from .estimator_names import CLASSES, DEFAULT_ESTIMATOR, ESTIMATORS, ByClass, Estimator
+from .estimators import mix_scales
 from .graph import MOVES, SELECTS, WEIGHTED, GraphView
 from .precision import PrecisionPlan, plan_precision
 from .samples import Sample, check_samples
@@ -34,14 +36,6 @@ from nncf.quantization.advanced_parameters import (
 )
 from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
-Estimator = Literal[
-    "mean_minmax",
-    "minmax",
-    "median_minmax",
-    "mean_no_outliers_minmax",
-    "mean_quantile",
-    "histogram",
-]
 Progress = Callable[[int, int], None]
 
 _QDQ = ("QuantizeLinear", "DequantizeLinear")
@@ -56,17 +50,29 @@ class QuantizeOptions:
     Attributes:
         estimator: How a range follows from the samples, by NNCF's names.  The default averages
             each sample's extremes; ``minmax`` takes the extremes of all.
+        by_class: Another estimator for tensors of a class; see :mod:`.estimators`.  Each further
+            one costs another pass over the samples.
     """
 
-    estimator: Estimator = "mean_minmax"
+    estimator: Estimator = DEFAULT_ESTIMATOR
+    by_class: ByClass = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.estimator not in get_args(Estimator):
+        for name in (self.estimator, *self.by_class.values()):
+            if name not in ESTIMATORS:
+                raise StepError(
+                    "quantize: estimator", expected=" or ".join(ESTIMATORS), got=repr(name)
+                )
+        unknown = [name for name in self.by_class if name not in CLASSES]
+        if unknown:
             raise StepError(
-                "quantize: estimator",
-                expected=" or ".join(get_args(Estimator)),
-                got=repr(self.estimator),
+                "quantize: class of tensors", expected=" or ".join(CLASSES), got=repr(unknown[0])
             )
+
+    @property
+    def estimators(self) -> tuple[Estimator, ...]:
+        """Every estimator that is needed, the one of most tensors first."""
+        return tuple(dict.fromkeys((self.estimator, *self.by_class.values())))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -127,7 +133,7 @@ def quantize(
     plan = plan or plan_precision(model)
     # Wrong normalisation passes without a message everywhere else; this costs milliseconds.
     count = check_samples(samples, spec)
-    quantized = _run_nncf(model, samples, plan, options, progress)
+    quantized = _estimate(model, samples, plan, options, progress)
     int8_weights = _count_weights(quantized)
     done = _quantized_nodes(model, quantized)
     missed = [name for name in plan.kept if name in done]
@@ -151,6 +157,25 @@ def quantize(
         int8_weights=int8_weights,
         samples=count,
     )
+
+
+def _estimate(
+    model: onnx.ModelProto,
+    samples: Sequence[Sample],
+    plan: PrecisionPlan,
+    options: QuantizeOptions,
+    progress: Progress | None,
+) -> onnx.ModelProto:
+    """Quantize with every estimator that is needed, and give each class of tensors its own."""
+    results = {
+        name: _run_nncf(model, samples, plan, QuantizeOptions(estimator=name), progress)
+        for name in options.estimators
+    }
+    if len(results) == 1:
+        return results[options.estimator]
+    mixed = mix_scales(results, options.estimator, options.by_class)
+    onnx.checker.check_model(mixed, full_check=True)
+    return mixed
 
 
 def _run_nncf(

@@ -5,13 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import cv2
 
 from edge_fusion.bundle import Bundle
 
+from .drift import Drift, DriftMeter
+from .drift_watch import DriftSummary, DriftWatch, bundle_meter, drift_text, summary_of
 from .latency import ARITHMETIC
 from .ledger import FrameRecord, StreamSummary
 from .notify import Notifier, Watchdog
@@ -40,6 +42,8 @@ class RunOptions:
         stream: How to stream.
         idle_s: Where power is measured: seconds to measure it at rest before the first frame, so
             that the energy of a frame can be told net of that; 0: not.
+        watch_drift: Hold the frames against what the bundle was calibrated on.
+        drift_threshold: How far they may be; None: see :class:`.drift.DriftMeter`.
     """
 
     bundle: Path
@@ -49,6 +53,8 @@ class RunOptions:
     backend: str = "auto"
     stream: StreamOptions = field(default_factory=StreamOptions)
     idle_s: float = 0.0
+    watch_drift: bool = False
+    drift_threshold: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +68,7 @@ class Run:
         summary: The stream's figures.
         telemetry: The machine's, from the first frame to the last.
         execution: How an engine ran; None on ONNX Runtime.
+        drift: How far the inputs were from the calibration set; None where nobody watched.
     """
 
     bundle: str
@@ -70,12 +77,15 @@ class Run:
     summary: StreamSummary
     telemetry: TelemetrySummary
     execution: Execution | None = None
+    drift: DriftSummary | None = None
 
     def as_dict(self) -> dict[str, object]:
         """The run as JSON-ready values: what was used, then the figures of the stream."""
         used = {"bundle": self.bundle, "variant": self.variant, "backend": self.backend}
         execution = asdict(self.execution) if self.execution else None
         figures = {**self.summary.as_dict(), "telemetry": self.telemetry.as_dict()}
+        if self.drift is not None:
+            figures["drift"] = self.drift.as_dict()
         return {**used, "execution": execution, **figures}
 
 
@@ -89,6 +99,7 @@ def run_bundle(
     on_frame: Callable[[FrameRecord], None] | None = None,
     note: Note = lambda text: None,
     stop: threading.Event | None = None,
+    on_drift: Callable[[Drift], None] | None = None,
 ) -> Run:
     """Stream every pair of a source through a bundle.
 
@@ -100,6 +111,7 @@ def run_bundle(
         note: Told in a sentence what a person should know while it runs: the address of a page,
             a camera that was lost.
         stop: Ends the run when set.
+        on_drift: Told each judgement of the inputs, where they are watched.
 
     Returns:
         What was used and the summaries; Ctrl-C ends the stream early and still returns them.
@@ -114,6 +126,7 @@ def run_bundle(
     bundle = Bundle.read(options.bundle)
     variant = options.variant or default_variant(bundle)
     backend = choose_backend(bundle, variant, options.backend)
+    meter_drift = bundle_meter(bundle, options.drift_threshold) if options.watch_drift else None
     source = open_source(options.source, masks=False, note=note)
     stop = stop or threading.Event()
     with ExitStack() as held:
@@ -156,13 +169,28 @@ def run_bundle(
             session,
             bundle.manifest.model,
             source,
-            open_sinks(options.sinks, setting),
+            [*open_sinks(options.sinks, setting), *_watching(meter_drift, note, on_drift)],
             options.stream,
             through,
             stop,
         )
         telemetry, execution = meter.summary(), execution_of(session)
-    return Run(str(options.bundle), variant, backend, summary, telemetry, execution)
+    written = tuple(place for place in summary.sinks if place != DriftWatch.destination)
+    return Run(
+        str(options.bundle),
+        variant,
+        backend,
+        replace(summary, sinks=written),
+        telemetry,
+        execution,
+        None if meter_drift is None else summary_of(meter_drift),
+    )
+
+
+def _watching(
+    meter: DriftMeter | None, note: Note, on_drift: Callable[[Drift], None] | None
+) -> list[DriftWatch]:
+    return [] if meter is None else [DriftWatch(meter, note, on_drift)]
 
 
 @contextmanager
@@ -200,6 +228,8 @@ def run_facts(run: Run) -> dict[str, str]:
         facts["written"] = ", ".join(summary.sinks)
     for number, problem in enumerate(summary.problems, start=1):
         facts[f"problem {number}"] = problem
+    if run.drift is not None:
+        facts["drift"] = drift_text(run.drift)
     facts |= run.telemetry.facts()
     if summary.abandoned:
         facts["abandoned"] = f"threads that did not end: {', '.join(summary.abandoned)}"

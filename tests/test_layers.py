@@ -30,6 +30,7 @@ DOORS = {
         "compare_command",
         "device_job",
         "diagnose_command",
+        "drift_command",
     )
 }
 LAYERS = ("edge_fusion", "runtime", "calibration", "export")  # lowest first

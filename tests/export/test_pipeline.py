@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from edge_fusion.bundle import Bundle
+from edge_fusion.calibration.create import CreateOptions, create_set
 from edge_fusion.errors import (
     CalibrationError,
     CheckpointError,
@@ -347,3 +348,32 @@ def test_a_full_disk_ends_a_build_with_its_cure(tmp_path: Path) -> None:
     assert "cannot write the bundle" in err
     assert "ulimit -f" in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_set_and_a_seed_give_the_same_int8_model_to_the_bit(tmp_path: Path) -> None:
+    create_set(CreateOptions(sources=CALIB, output=tmp_path / "set"))
+    chosen = {"calib": (str(tmp_path / "set"),), "calib_count": 3, "seed": 5}
+    by_class = {"estimator": ("minmax", "decoder=mean_quantile")}
+    first, second = (
+        build(options(tmp_path, output=tmp_path / name, **chosen, **by_class)) for name in "ab"
+    )
+    assert first.model_bytes("int8") == second.model_bytes("int8")
+    assert first.manifest.input_ranges == second.manifest.input_ranges
+    other = build(options(tmp_path, output=tmp_path / "c", **chosen))
+    assert other.model_bytes("int8") != first.model_bytes("int8")
+    record = first.manifest.quantization
+    assert record is not None
+    assert record.options["estimator"] == "minmax"
+    assert record.options["by_class.decoder"] == "mean_quantile"
+
+
+def test_a_bundle_says_what_its_pairs_looked_like(built: Bundle) -> None:
+    ranges = built.manifest.input_ranges
+    assert ranges is not None
+    assert ranges.pairs == 4
+    assert set(ranges.inputs) == {"red", "green", "blue", "depth", "distance", "invalid"}
+
+
+def test_an_unknown_estimator_is_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--estimator kl"):
+        options(tmp_path, estimator=("kl",))
