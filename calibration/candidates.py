@@ -65,7 +65,11 @@ def _within(found: Candidates, seconds: float, source: Source) -> Candidates:
     first_ns: int | None = None
     with closing(found):
         for number, candidate in found:
-            frame = candidate()
+            try:
+                frame = candidate()
+            except (FrameError, CalibrationError):
+                yield number, candidate  # whoever reads it is told again, and decides
+                continue
             if first_ns is None:
                 first_ns = frame.timestamp_ns
             elif not frame.timestamp_ns:

@@ -162,7 +162,7 @@ class _Filling:
                     continue
                 try:
                     frame = candidate()
-                except FrameError as err:
+                except (FrameError, CalibrationError) as err:
                     self._leave_out(source, number, err)
                     continue
                 files = link_of(source, number) if self.options.reference else None
@@ -179,10 +179,11 @@ class _Filling:
         limit = self.options.limit
         return limit is not None and len(self.writer.items) >= limit
 
-    def _leave_out(self, source: Source, number: int, err: FrameError) -> None:
+    def _leave_out(self, source: Source, number: int, err: FrameError | CalibrationError) -> None:
         if not (self.options.skip_damaged or source.live):
+            named = isinstance(err, CalibrationError)  # a set names the pair itself
             raise CalibrationError(
-                f"source '{source.uri}', pair {number}: {err.what}",
+                err.what if named else f"source '{source.uri}', pair {number}: {err.what}",
                 expected=err.expected,
                 got=err.got,
                 cure=f"{err.cure or 'repair or remove that pair'}; --skip-damaged leaves it out",

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from edge_fusion.calibration_file import (
     EDGE_REACH,
     EDGE_WIDTH,
+    LATEST_NS,
     NEARNESS_BINS,
     THUMB_SIDE,
     DepthStatistics,
@@ -74,7 +75,7 @@ def measure(
         .tobytes()
         .hex(),
         edges="" if nearness is None else edge_surface(grey, nearness),
-        timestamp_ns=frame.timestamp_ns,
+        timestamp_ns=frame.timestamp_ns if 0 <= frame.timestamp_ns <= LATEST_NS else 0,
         source=source,
         source_id=frame.id,
         number=frame.number if number is None else number,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +20,8 @@ from edge_fusion.runtime.source.folder import FolderSource
 from .measure import frame_sha256
 
 EDITED = (
-    "put the file back as it was; or take the pairs as they are now into a new set: "
-    "edge-fusion calib create {folder} -o NEW"
+    "put the file back as it was; or, to take the pairs as they are now, remove "
+    "{record} there and make a new set: edge-fusion calib create {folder} -o NEW"
 )
 
 
@@ -35,7 +36,6 @@ class SetSource:
     Raises:
         CalibrationError: The folder has no ``calibration.json`` or one that cannot be trusted, or
             pairs were added or removed.
-        SourceError: The pairs themselves cannot be listed.
 
     Example:
         >>> chosen = SetSource("set/")                                      # doctest: +SKIP
@@ -56,7 +56,7 @@ class SetSource:
                 cure="make one: edge-fusion calib create SOURCE -o SET",
             )
         self.record = record
-        self._pairs = FolderSource(self.folder, depth_spec=record.depth, masks=False)
+        self._pairs = self._listed()
         self._places = {name: index for index, name in enumerate(self._pairs.ids)}
         self._check_listed()
 
@@ -111,7 +111,18 @@ class SetSource:
 
     def _cure(self) -> str:
         linked = "; its files are links: were the originals moved or edited?"
-        return EDITED.format(folder=self.folder) + linked * (self.record.stored == "links")
+        cure = EDITED.format(folder=self.folder, record=CALIBRATION_NAME)
+        return cure + linked * (self.record.stored == "links")
+
+    def _listed(self) -> FolderSource:
+        try:
+            return FolderSource(self.folder, depth_spec=self.record.depth, masks=False)
+        except SourceError as err:
+            raise CalibrationError(
+                f"calibration set {self.uri}: files were changed after it was made",
+                got=err.reason,
+                cure=self._cure(),
+            ) from err
 
     def _check_listed(self) -> None:
         listed, there = {item.id for item in self.items}, set(self._places)
@@ -135,4 +146,5 @@ def set_of(uri: str) -> Path | None:
     if scheme and ("?" in path or uri != scheme + path):
         return None
     folder = Path(unquote(path) if scheme else uri).expanduser()
-    return folder if (folder / CALIBRATION_NAME).is_file() else None
+    # One that leads nowhere is there as well: its pairs must not pass for a plain folder's.
+    return folder if os.path.lexists(folder / CALIBRATION_NAME) else None

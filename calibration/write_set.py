@@ -203,6 +203,7 @@ def writing_set(
     try:
         writer = _taken_up(partial, recipe)
         yield writer
+        check_place(path, replace=replace)  # somebody may have taken it since
         _put_in_place(partial, final)
     except BaseException as err:
         # Only who was interrupted wants to go on with the same; after an error it is another set.

@@ -88,7 +88,9 @@ def create(
 
 @calib.command()
 def check(
-    source: Annotated[str, typer.Argument(help="A set, a folder of pairs or a source URI.")],
+    source: Annotated[
+        str | None, typer.Argument(help="A set, a folder of pairs or a source URI.")
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -96,9 +98,7 @@ def check(
             "JSON record."
         ),
     ] = None,
-    checks: Annotated[
-        bool, typer.Option("--list", help="List every check, and stop.", is_eager=True)
-    ] = False,
+    checks: Annotated[bool, typer.Option("--list", help="List every check, and stop.")] = False,
     json_to: JsonTo = None,
 ) -> None:
     """Find what is wrong with the pairs of a set; errors make the exit status 1."""
@@ -111,6 +111,8 @@ def check(
         rows = [(one.id, one.severity, one.what, one.cure) for one in CHECKS]
         console.print(grid(("check", "severity", "what", "cure"), rows))
         return
+    if source is None:
+        raise InputError("calib check: nothing to check", cure="name a set, or give --list")
     known = statistics_for(model)
     with Steps(console) as steps:
         report = check_source(source, known, steps)
@@ -118,7 +120,7 @@ def check(
     emit_json(json_to, report.model_dump(mode="json"))
     if report.failed:
         count = sum(finding.severity == "error" for finding in report.findings)
-        raise GateError(f"calib check {report.source}: {count} errors")
+        raise GateError(f"calib check {report.source}: {count} error{'s' * (count > 1)}")
 
 
 @calib.command()

@@ -27,11 +27,14 @@ THUMB_SIDE = 16
 EDGE_REACH = 4
 EDGE_SIDE = 2 * EDGE_REACH + 1
 EDGE_WIDTH = 128
+#: The latest time a pair can have: the differences of any two fit 64 bits.
+LATEST_NS = 2**62
 
 _PLAIN_ID = re.compile(r"[\w-][\w.-]{0,127}")
 
 DepthDtype = Literal["uint8", "uint16", "float32"]
 Share = Annotated[float, Field(ge=0, le=1)]
+Pixels = Annotated[int, Field(ge=1, le=2**20)]
 Hash64 = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
 
 
@@ -122,15 +125,15 @@ class PairRecord(Record):
 
     id: str
     sha256: Sha256
-    width: Annotated[int, Field(ge=1)]
-    height: Annotated[int, Field(ge=1)]
+    width: Pixels
+    height: Pixels
     rgb: RgbStatistics
     depth: DepthStatistics
     rgb_hash: Hash64
     depth_hash: Hash64
     thumb: Annotated[str, Field(pattern=f"^[0-9a-f]{{{2 * THUMB_SIDE**2}}}$")]
     edges: Annotated[str, Field(pattern=f"^([0-9a-f]{{{2 * EDGE_SIDE**2}}})?$")] = ""
-    timestamp_ns: int = 0
+    timestamp_ns: Annotated[int, Field(ge=0, le=LATEST_NS)] = 0
     source: Annotated[int, Field(ge=0)] = 0
     source_id: str = ""
     number: int = 0
@@ -161,7 +164,10 @@ class CoverageRecord(Record):
     model_sha256: Sha256
     tensors: int
     estimator: str
-    error: dict[int, float]
+    error: Annotated[
+        dict[Annotated[int, Field(ge=1, le=2**31)], Annotated[float, Field(ge=0)]],
+        Field(min_length=1),
+    ]
     recommended: int | None = None
 
 
@@ -247,7 +253,7 @@ def read_calibration_file(folder: Path) -> CalibrationFile | None:
         fields = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as err:
+    except (OSError, ValueError, RecursionError) as err:
         raise CalibrationError(f"cannot read {path}", got=str(err), cure=_MAKE_AGAIN) from err
     if not isinstance(fields, dict):
         raise CalibrationError(f"{path} is not a calibration set's", cure=_MAKE_AGAIN)

@@ -8,6 +8,7 @@ import os
 import sys
 import time
 import traceback
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -73,8 +74,19 @@ class WithOptionalValues(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Write out what stands for the value that was left out."""
+        for option, value in pairwise(args):
+            if option in self.optional and _is_number(value):  # else it would be a sink's name
+                raise InputError(f"{option} {value}", cure=f"write {option}={value}")
         written = [f"{arg}={self.optional[arg]}" if arg in self.optional else arg for arg in args]
         return super().parse_args(ctx, written)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _complain(message: str) -> None:

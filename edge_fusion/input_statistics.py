@@ -137,7 +137,7 @@ def read_statistics(path: Path) -> InputStatistics:
         raise CalibrationError(
             f"{path} is no record of a model's inputs", got=first_problem(err)
         ) from err
-    except (OSError, ValueError) as err:
+    except (OSError, ValueError, RecursionError) as err:
         raise CalibrationError(f"cannot read {path}", got=str(err)) from err
 
 

@@ -138,6 +138,7 @@ class DriftMeter:
         self._all = np.zeros_like(self._sum)
         self.frames = 0
         self.worst: Drift | None = None
+        self.newest: Drift | None = None
 
     def add(self, frame: RgbdFrame) -> Drift | None:
         """Count one frame; now and then, what the newest ones look like together."""
@@ -150,7 +151,7 @@ class DriftMeter:
         self.frames += 1
         if len(self._recent) < FEWEST or self.frames % EVERY:
             return None
-        drift = self._judge(self._sum, self._recent)
+        drift = self.newest = self._judge(self._sum, self._recent)
         if self.worst is None or drift.worst.excess > self.worst.worst.excess:
             self.worst = drift
         return drift

@@ -144,6 +144,15 @@ class DriftWatch:
         """Nothing is held."""
 
 
+def drift_figures(meter: DriftMeter) -> dict[str, Any] | None:
+    """The newest judgement, JSON-ready, for whoever looks at a stream; None before the first.
+
+    May be called from any thread.
+    """
+    drift = meter.newest
+    return None if drift is None else {**drift.as_dict(), "text": str(drift.worst)}
+
+
 def warning_of(drift: Drift) -> str:
     """What is too far, and what to do about it."""
     far = sorted((one for one in drift.inputs if one.exceeded), key=lambda one: -one.excess)

@@ -13,7 +13,14 @@ import cv2
 from edge_fusion.bundle import Bundle
 
 from .drift import Drift, DriftMeter
-from .drift_watch import DriftSummary, DriftWatch, bundle_meter, drift_text, summary_of
+from .drift_watch import (
+    DriftSummary,
+    DriftWatch,
+    bundle_meter,
+    drift_figures,
+    drift_text,
+    summary_of,
+)
 from .latency import ARITHMETIC
 from .ledger import FrameRecord, StreamSummary
 from .notify import Notifier, Watchdog
@@ -161,6 +168,7 @@ def run_bundle(
         setting = SinkSetting(
             machine=lambda: sampler.newest,
             drops=drops,
+            drift=lambda: drift_figures(meter_drift) if meter_drift else None,
             about=about,
             note=note,
             reads=files_of(options.source),

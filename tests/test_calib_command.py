@@ -71,9 +71,14 @@ def test_an_error_makes_the_exit_status_1_and_names_the_pair(tmp_path: Path) -> 
 
 
 def test_every_check_is_listed() -> None:
-    result = invoke("check", "any", "--list")
+    result = invoke("check", "--list")
     assert result.exit_code == 0
     assert all(name in result.output for name in ("grey-depth", "polarity", "unlike-training"))
+
+
+def test_a_check_of_nothing_says_what_to_name() -> None:
+    result = invoke("check")
+    assert (result.exit_code, "name a set, or give --list" in result.stderr) == (2, True)
 
 
 def test_a_choice_at_random(made: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote
 
 from edge_fusion.dependencies import naming_missing_packages
@@ -40,6 +40,7 @@ class SinkSetting:
         fps: Frame rate of a video.
         machine: The newest sample of this machine, or None.
         drops: Frames dropped so far, and what the source lost before there were pairs, by reason.
+        drift: The newest judgement of the inputs, JSON-ready; None where nobody watches them.
         about: What runs, by name, such as the model, the backend and the source.
         note: Where to say something to whoever started the program, such as an address.
         reads: Files and folders that are being played: nothing is written to or into them.
@@ -48,6 +49,7 @@ class SinkSetting:
     fps: float = DEFAULT_FPS
     machine: Callable[[], MachineSample | None] = lambda: None
     drops: Callable[[], Mapping[str, int]] = dict
+    drift: Callable[[], Mapping[str, Any] | None] = lambda: None
     about: Mapping[str, str] = field(default_factory=dict)
     note: Callable[[str], None] = lambda text: None
     reads: tuple[Path, ...] = ()
@@ -327,6 +329,7 @@ def _web(destination: str, setting: SinkSetting) -> Sink:
         machine=setting.machine,
         drops=setting.drops,
         about=setting.about,
+        drift=setting.drift,
         note=setting.note,
     )
 

@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,6 +91,7 @@ class WebSink:
         machine: Gives the newest sample of the machine, or None; must return at once.
         drops: Gives the dropped frames by reason; must return at once.
         about: What runs here, for the page: model, backend, source.
+        drift: Gives the newest judgement of the inputs, or None; must return at once.
 
     Raises:
         OutputError: The port is taken, the host unknown, or listening is not permitted.
@@ -102,13 +103,14 @@ class WebSink:
         machine: Callable[[], MachineSample | None] | None = None,
         drops: Callable[[], Mapping[str, int]] | None = None,
         about: Mapping[str, str] | None = None,
+        drift: Callable[[], Mapping[str, Any] | None] | None = None,
     ) -> None:
         numeric = _resolve(options.host)
         local = ipaddress.ip_address(numeric.partition("%")[0]).is_loopback
         self._host = options.host
         self._token = options.token or ("" if local else secrets.token_urlsafe(16))
         self._stage = Stage(options.fps, options.clients)
-        self._numbers = Numbers(options.stalled_s, machine, drops)
+        self._numbers = Numbers(options.stalled_s, machine, drops, drift)
         page, policy = _page()
         site = Site(
             stage=self._stage,
@@ -169,6 +171,7 @@ def open_web(
     machine: Callable[[], MachineSample | None] | None = None,
     drops: Callable[[], Mapping[str, int]] | None = None,
     about: Mapping[str, str] | None = None,
+    drift: Callable[[], Mapping[str, Any] | None] | None = None,
     note: Callable[[str], None] | None = None,
 ) -> WebSink:
     """Open a live page and tell where it is.
@@ -180,6 +183,7 @@ def open_web(
         machine: See :class:`WebSink`.
         drops: See :class:`WebSink`.
         about: See :class:`WebSink`.
+        drift: See :class:`WebSink`.
         note: Takes the line with the address, which holds the token; standard error by default.
 
     Raises:
@@ -193,7 +197,7 @@ def open_web(
     """
     place, values = read_destination(destination, "web", WEB_KEYS)
     host, port = read_address(place, _LOCAL_HOST, _PORT, FORM)
-    sink = WebSink(WebOptions(host, port, **values), machine, drops, about)
+    sink = WebSink(WebOptions(host, port, **values), machine, drops, about, drift)
     (note or on_standard_error)(f"live page: {sink.address}")
     return sink
 

@@ -41,6 +41,7 @@ class Numbers:
             counts as stalled.
         machine: Gives the newest sample of the machine, or None; must return at once.
         drops: Gives the dropped frames by reason; must return at once.
+        drift: Gives the newest judgement of the inputs, or None; must return at once.
     """
 
     def __init__(
@@ -48,9 +49,11 @@ class Numbers:
         stalled_after_s: float,
         machine: Callable[[], MachineSample | None] | None = None,
         drops: Callable[[], Mapping[str, int]] | None = None,
+        drift: Callable[[], Mapping[str, Any] | None] | None = None,
     ) -> None:
         self._stalled_after_s = stalled_after_s
         self._machine, self._drops = machine or (lambda: None), drops or dict
+        self._drift = drift or (lambda: None)
         self._lock = threading.Lock()
         self._began_s = time.monotonic()
         self._frames = 0
@@ -126,6 +129,7 @@ class Numbers:
                 for stage, ms in zip(_SEEN_STAGES, medians[:-1], strict=True)
             }
             figures["latency_ms"] = _percentiles(rows[:, -1])
+        figures["drift"] = self._drift()
         figures["machine"] = _sample_figures(sample)
         return figures
 

@@ -13,7 +13,7 @@ import pytest
 
 from edge_fusion.calibration import write_set
 from edge_fusion.calibration.create import CreateOptions, create_set
-from edge_fusion.calibration.measure import frame_sha256
+from edge_fusion.calibration.measure import frame_sha256, measure
 from edge_fusion.calibration.set_folder import SetSource
 from edge_fusion.errors import CalibrationError, EdgeFusionError, OutputError
 from edge_fusion.runtime.source.folder import FolderSource
@@ -318,6 +318,32 @@ def test_damaged_pairs_stop_or_are_left_out(tmp_path: Path) -> None:
         create(folder, tmp_path / "set")
     made = create_set(CreateOptions((str(folder),), tmp_path / "set", skip_damaged=True))
     assert (len(made.source), [number for number, _ in made.skipped]) == (COUNT - 1, [4])
+
+
+def test_a_damaged_pair_is_left_out_of_so_many_seconds_too(tmp_path: Path) -> None:
+    damaged = create("demo://?frames=20&size=64x48&fps=10&cut=1", tmp_path / "damaged")
+    (damaged.folder / "depth" / f"{damaged.items[2].id}.png").write_bytes(b"no image")
+    made = create(damaged.folder, tmp_path / "set", seconds=0.55, skip_damaged=True)
+    assert [item.number for item in made.items] == [0, 1, 3, 4, 5]
+
+
+def test_what_took_the_place_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    options = CreateOptions((CLEAN,), tmp_path / "set")
+
+    def progress(step: str, done: int, total: int, detail: str = "") -> None:
+        if done == 3:
+            options.output.mkdir()
+            (options.output / "mine.txt").write_text("mine")
+
+    with pytest.raises(OutputError, match="holds something that is no calibration set"):
+        create_set(options, progress)
+    assert (options.output / "mine.txt").read_text() == "mine"
+    assert hidden(tmp_path) == []
+
+
+@pytest.mark.parametrize(("time_ns", "kept"), [(-1, 0), (2**63, 0), (2**60, 2**60)])
+def test_a_time_that_no_clock_has_is_none(time_ns: int, kept: int) -> None:
+    assert measure(replace(scenes()[0], timestamp_ns=time_ns)).timestamp_ns == kept
 
 
 def test_an_error_of_a_check_stops(tmp_path: Path) -> None:

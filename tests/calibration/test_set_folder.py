@@ -17,6 +17,10 @@ from edge_fusion.errors import CalibrationError
 from edge_fusion.manifest import SEAL, seal
 from tests.calibration.planted import CLEAN, COUNT, scenes, write_pairs
 
+NO_CURVE = {
+    "model": "mine", "model_sha256": "0" * 64, "tensors": 1, "estimator": "minmax", "error": {}
+}  # fmt: skip
+
 
 def create(source: str | Path, output: Path, **options: Any) -> SetSource:
     return create_set(CreateOptions((str(source),), output, **options)).source
@@ -75,6 +79,8 @@ def name_pair(name: str) -> Callable[[dict[str, Any]], None]:
         (lambda f: edit_record(f, depth_dtype="uint8"), "was changed after the set was made"),
         (lambda f: edit_record(f, schema_version=2), "version 1, got 2; update edge-fusion"),
         (lambda f: (f / CALIBRATION_NAME).write_text("{"), "cannot read .*calibration.json"),
+        (lambda f: (f / CALIBRATION_NAME).write_text("[" * 200_000), "cannot read .*recursion"),
+        (lambda f: (f / "depth" / "demo-5-00000.png").unlink(), "files were changed after it"),
         (lambda f: (f / CALIBRATION_NAME).write_text("[]"), "is not a calibration set's"),
         (lambda f: reseal(f, name_pair("../../etc/passwd")), "would leave the set"),
         (lambda f: reseal(f, name_pair("a/b")), "no plain name"),
@@ -83,6 +89,9 @@ def name_pair(name: str) -> Callable[[dict[str, Any]], None]:
         (lambda f: reseal(f, lambda c: c["items"].pop()), "sha256 is not that of the"),
         (lambda f: reseal(f, lambda c: c["items"][0].update(source=9)), "that is not listed"),
         (lambda f: reseal(f, lambda c: c.update(more=1)), "more: Extra inputs"),
+        (lambda f: reseal(f, lambda c: c["items"][0].update(timestamp_ns=10**30)), "timestamp_ns"),
+        (lambda f: reseal(f, lambda c: c["items"][0].update(width=10**400)), "items.0.width"),
+        (lambda f: reseal(f, lambda c: c["choice"].update(coverage=NO_CURVE)), "coverage.error"),
     ],
 )  # fmt: skip
 def test_a_set_that_was_changed_is_refused_with_its_cure(
@@ -92,6 +101,36 @@ def test_a_set_that_was_changed_is_refused_with_its_cure(
     change(tmp_path / "set")
     with pytest.raises(CalibrationError, match=message):
         list(SetSource(tmp_path / "set").frames())
+
+
+def test_the_cure_of_an_edited_set_cures(clean: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    shutil.copytree(clean, folder)
+    edit_pixel(folder)
+    with pytest.raises(CalibrationError, match="remove calibration.json there and make a new set"):
+        create(folder, tmp_path / "new")
+    (folder / CALIBRATION_NAME).unlink()
+    made = create(folder, tmp_path / "new")
+    assert made.record.sha256 != SetSource(clean).record.sha256
+    assert len(list(made.frames())) == COUNT
+
+
+def test_edited_pairs_are_left_out_on_request(clean: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    shutil.copytree(clean, folder)
+    edit_pixel(folder)
+    with pytest.raises(CalibrationError, match="'demo-5-00000' was changed.*--skip-damaged leaves"):
+        create(folder, tmp_path / "new")
+    assert len(create(folder, tmp_path / "new", skip_damaged=True)) == COUNT - 1
+
+
+def test_a_record_that_leads_nowhere_makes_no_plain_folder(clean: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    shutil.copytree(clean, folder)
+    (folder / CALIBRATION_NAME).unlink()
+    (folder / CALIBRATION_NAME).symlink_to("gone.json")
+    with pytest.raises(CalibrationError, match="has no calibration.json"):
+        check_source(str(folder))
 
 
 def test_check_names_the_edited_pair_and_goes_on(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from edge_fusion.errors import BundleError, CalibrationError, InputError
 from edge_fusion.frame import RgbdFrame
 from edge_fusion.input_ranges import InputRanges
 from edge_fusion.runtime.drift import DriftMeter
+from edge_fusion.runtime.drift_watch import drift_figures
 from edge_fusion.runtime.input_counter import ranges_of
 from edge_fusion.runtime.run import RunOptions, run_bundle
 from edge_fusion.runtime.source.demo import DemoSource
@@ -204,6 +205,25 @@ def test_the_command_line_watches(
     if status < 2:
         assert len(list(Path(masks).iterdir())) == 42
         assert ("drift" in result.output) == bool(options)
+
+
+def test_a_threshold_without_its_sign_is_no_sink(calibrated: Bundle) -> None:
+    result = invoke("run", calibrated.path, SEEN_URI, "--watch-drift", "0.3")
+    assert result.exit_code == 2
+    assert "write --watch-drift=0.3" in result.stderr
+    assert not Path("0.3").exists()
+
+
+def test_the_newest_judgement_is_there_for_a_page(ranges: InputRanges) -> None:
+    meter = DriftMeter(ranges, SPEC)
+    assert drift_figures(meter) is None
+    for frame in SEEN.frames():
+        meter.add(darker(frame))
+    figures = drift_figures(meter)
+    assert figures is not None
+    assert figures["exceeded"]
+    assert figures["text"] == str(meter.worst.worst if meter.worst else None)
+    json.dumps(figures, allow_nan=False)
 
 
 def test_calib_drift_holds_a_source_against_a_bundle_and_a_set(

@@ -82,7 +82,9 @@ def serve() -> Iterator[Callable[..., WebSink]]:
 
     def start(**options: Any) -> WebSink:
         extra = {
-            name: options.pop(name) for name in ("machine", "drops", "about") if name in options
+            name: options.pop(name)
+            for name in ("machine", "drops", "about", "drift")
+            if name in options
         }
         opened.append(WebSink(WebOptions(port=0, **options), **extra))
         return opened[-1]

@@ -147,6 +147,16 @@ def test_the_machines_sample_is_shown(serve: Callable[..., WebSink], result: Mak
     assert machine == {"rails_mw": {"VDD_IN": 7250}, "total_mw": 7250}
 
 
+def test_drift_is_shown_where_it_is_watched(
+    serve: Callable[..., WebSink], result: MakeResult
+) -> None:
+    judged = {"exceeded": True, "text": "red: 9% outside, shift 0.30"}
+    for drift, wanted in ((lambda: judged, judged), (None, None)):
+        sink = serve(drift=drift)
+        sink.write(*result())
+        assert json.loads(ask(sink, "/metrics.json")[2])["drift"] == wanted
+
+
 def test_history_has_every_second_also_the_empty_ones(
     result: MakeResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
