@@ -230,7 +230,7 @@ def _speed(comparison: Comparison, variant: str, limit: float, as_it_ran: bool) 
     latency = comparison.latency
     speedup = latency.speedups.get(variant) if latency is not None else None
     if speedup is None or speedup.low is None:
-        why = "latency was left out" if speedup is None else "one round has no interval"
+        why = "latency was left out" if speedup is None else "too few rounds for an interval"
         yield _Unjudged(f"{gate} cannot be judged for {variant}: {why}", "measure more runs")
         return
     literal = next(

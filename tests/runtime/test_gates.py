@@ -91,7 +91,7 @@ def test_a_missed_gate_is_named_before_one_that_cannot_be_judged(make):
     ("change", "why"),
     [
         ({"latency": None}, "latency was left out"),
-        ({"speedups": {"fp16": Speedup(2, None, None)}}, "one round has no interval"),
+        ({"speedups": {"fp16": Speedup(2, None, None)}}, "too few rounds for an interval"),
     ],
 )
 def test_what_was_not_measured_is_not_judged(make, change, why):
