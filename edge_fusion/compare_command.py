@@ -59,10 +59,11 @@ def compare(
 ) -> None:
     """Compare FP32, FP16 and INT8, or whatever else: accuracy, agreement, latency, size, energy."""
     from edge_fusion.console import Steps, console_for, emit_json
-    from edge_fusion.runtime.compare import CompareOptions, compare_bundle
+    from edge_fusion.runtime.compare import CompareOptions, candidates_of, compare_bundle
     from edge_fusion.runtime.comparison_table import notes_table, terminal_table
     from edge_fusion.runtime.gates import check_gates, check_judgeable, parse_gates
     from edge_fusion.runtime.report import check_page, manifests_of, write_html
+    from edge_fusion.runtime.report_layers import check_diagnosed
     from edge_fusion.runtime.verdict import verdict
 
     layers = check_page(html, diagnosis)  # what is amiss is said before the measuring, not after
@@ -76,6 +77,8 @@ def compare(
         labels=options.labels,
     )
     check_judgeable(gates, options.repeats)
+    if layers is not None:
+        check_diagnosed(layers, candidates_of(bundle, options))
     console = console_for(json_to)
     with Steps(console) as steps:
         comparison = compare_bundle(bundle, data, options, steps.named)
