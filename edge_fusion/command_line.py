@@ -18,6 +18,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from edge_fusion.dependencies import naming_missing_packages
 from edge_fusion.errors import EdgeFusionError, InputError
+from edge_fusion.files import check_writable
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 NOTHING_LEFT = "nothing half-written was left"
@@ -96,14 +97,23 @@ def _complain(message: str) -> None:
 
 def place_for_json(json_to: str | None) -> str | None:
     """Refuse a place that cannot be written to before any work is done."""
-    if json_to is None or json_to == "-":
-        return json_to
-    path = Path(json_to)
-    if not json_to or path.is_dir() or not path.absolute().parent.is_dir():
-        raise InputError(
-            f"--json {json_to!r}", expected="a file in an existing folder, or - for standard output"
-        )
+    if json_to is not None and json_to != "-":
+        _check_place("--json", json_to, "the JSON file", ", or - for standard output")
     return json_to
+
+
+def place_for_page(html: Path | None) -> Path | None:
+    """Refuse a place that cannot be written to before any work is done."""
+    if html is not None:
+        _check_place("--html", str(html), "the report")
+    return html
+
+
+def _check_place(option: str, text: str, what: str, otherwise: str = "") -> None:
+    path = Path(text)
+    if not text or path.is_dir() or not path.absolute().parent.is_dir():
+        raise InputError(f"{option} {text!r}", expected=f"a file in an existing folder{otherwise}")
+    check_writable(path, what)
 
 
 BundlePath = Annotated[Path, typer.Argument(help="A bundle: its folder or its .tar.")]
@@ -115,6 +125,10 @@ JsonTo = Annotated[
         help="Write the result as JSON; '-' is standard output.",
         callback=place_for_json,
     ),
+]
+HtmlTo = Annotated[
+    Path | None,
+    typer.Option("--html", help="Write a one-file HTML report.", callback=place_for_page),
 ]
 TargetName = Annotated[
     str, typer.Option(help="Board and JetPack, such as orin-nano@6.2; see 'targets'.")

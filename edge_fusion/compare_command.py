@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from edge_fusion.command_line import Backend, BundlePath, JsonTo
+from edge_fusion.command_line import Backend, BundlePath, HtmlTo, JsonTo
 
 
 def compare(
@@ -17,7 +17,7 @@ def compare(
     data: Annotated[
         list[str], typer.Option(help="RGB-D pairs, with masks or without; may be repeated.")
     ],
-    html: Annotated[Path | None, typer.Option(help="Write a one-file HTML report.")] = None,
+    html: HtmlTo = None,
     diagnosis: Annotated[
         Path | None,
         typer.Option(help="Show this in the report: what 'diagnose --json FILE' wrote."),
@@ -59,10 +59,11 @@ def compare(
 ) -> None:
     """Compare FP32, FP16 and INT8, or whatever else: accuracy, agreement, latency, size, energy."""
     from edge_fusion.console import Steps, console_for, emit_json
-    from edge_fusion.runtime.compare import CompareOptions, compare_bundle
+    from edge_fusion.runtime.compare import CompareOptions, candidates_of, compare_bundle
     from edge_fusion.runtime.comparison_table import notes_table, terminal_table
-    from edge_fusion.runtime.gates import check_gates, parse_gates
+    from edge_fusion.runtime.gates import check_gates, check_judgeable, parse_gates
     from edge_fusion.runtime.report import check_page, manifests_of, write_html
+    from edge_fusion.runtime.report_layers import check_diagnosed
     from edge_fusion.runtime.verdict import verdict
 
     layers = check_page(html, diagnosis)  # what is amiss is said before the measuring, not after
@@ -75,6 +76,9 @@ def compare(
         speed_as_it_ran=speed_as_it_ran,
         labels=options.labels,
     )
+    check_judgeable(gates, options.repeats)
+    if layers is not None:
+        check_diagnosed(layers, candidates_of(bundle, options))
     console = console_for(json_to)
     with Steps(console) as steps:
         comparison = compare_bundle(bundle, data, options, steps.named)

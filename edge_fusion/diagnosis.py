@@ -95,6 +95,7 @@ class Diagnosis(Record):
         bundle: The bundle's name.
         model: The network's name.
         variant: The variant held against FP32.
+        sha256: Of that variant's ONNX file; empty where it is not known.
         sources: The sets the samples came from.
         samples: How many samples were run.
         seed: The seed of their choice.
@@ -112,6 +113,7 @@ class Diagnosis(Record):
     bundle: str
     model: str
     variant: str = "int8"
+    sha256: str = ""
     sources: tuple[str, ...]
     samples: Annotated[int, Field(ge=1)]
     seed: int = 0

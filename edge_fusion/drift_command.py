@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from edge_fusion.command_line import JsonTo
+from edge_fusion.command_line import HtmlTo, JsonTo
 from edge_fusion.errors import GateError, InputError
 
 _SHOWN = 20  # layers in the table; JSON has all
@@ -73,7 +73,7 @@ def drift(
 
 def report(
     source: Annotated[str, typer.Argument(metavar="SET", help="A set, or a folder of pairs.")],
-    html: Annotated[Path | None, typer.Option(help="Write a one-file HTML page.")] = None,
+    html: HtmlTo = None,
     model: Annotated[
         str | None,
         typer.Option(help="Hold it against the training inputs of a bundle or a name of 'models'."),

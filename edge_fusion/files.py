@@ -85,6 +85,26 @@ def partial_path(path: Path, what: str = "the file") -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
+def check_writable(path: Path, what: str = "the file") -> None:
+    """Find out before long work that its result can be written; nothing is left behind.
+
+    Args:
+        path: Where a file shall be, in a folder that exists.
+        what: What is to be written, for messages.
+
+    Raises:
+        OutputError: No file can be made there.
+    """
+    if path.is_fifo() or path.is_char_device():
+        return
+    trial = partial_name(path.resolve())
+    with writing(what, path):
+        try:
+            trial.touch(exist_ok=False)
+        finally:
+            trial.unlink(missing_ok=True)
+
+
 def write_bytes(path: Path, data: bytes, what: str = "the file") -> None:
     """Write a whole file or nothing; into a pipe or a device, straight.
 

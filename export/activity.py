@@ -6,7 +6,7 @@ not by what the layers before it made of that.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -139,11 +139,6 @@ class Activity:
     def tail(self) -> float:
         """Mean over the samples of the 99.9th percentile of magnitudes."""
         return float(np.mean(self.tails)) if self.tails else 0.0
-
-    @property
-    def noise_share(self) -> float:
-        """Energy of the error over energy of the values."""
-        return (self.clipped + self.rounded) / self.energy if self.energy else 0.0
 
 
 def activation_ranges(int8_model: onnx.ModelProto) -> tuple[Range, ...]:
@@ -278,7 +273,6 @@ class WeightUse:
         gains: By which factor each output channel came out, 1 where it is right; one value for
             a single scale.  Channels that are all 0 count as right.
         noise_share: Energy of the error over energy of the weight, each channel's gain taken out.
-        error_share: The same, gains left in.
         peaks: Largest magnitude of each channel.
     """
 
@@ -286,7 +280,6 @@ class WeightUse:
     tensor: str
     gains: Values
     noise_share: float
-    error_share: float
     peaks: Values
 
 
@@ -353,11 +346,5 @@ def _weight_use(
         tensor=tensor,
         gains=np.atleast_1d(gains),
         noise_share=float(np.square(stored - gained).sum()) / total,
-        error_share=float(np.square(stored - wide).sum()) / total,
         peaks=np.atleast_1d(np.abs(wide).max(axes, initial=0)),
     )
-
-
-def by_layer(weights: Sequence[WeightUse]) -> Mapping[str, WeightUse]:
-    """Weights by the layer that multiplies by them."""
-    return {weight.layer: weight for weight in weights}

@@ -84,6 +84,7 @@ class Subject:
         samples: Prepared pairs of the set.
         golden: Prepared calibration pairs; at least one.
         bundle: The bundle's name, for the record.
+        sha256: Of the INT8 graph's file, for the record.
         sources: Where the samples came from, for the record.
     """
 
@@ -93,6 +94,7 @@ class Subject:
     samples: Sequence[Sample]
     golden: Sequence[Sample]
     bundle: str = ""
+    sha256: str = ""
     sources: tuple[str, ...] = ()
 
 
@@ -136,6 +138,7 @@ def diagnose_bundle(
         samples=load_samples(data, spec, options, progress),
         golden=[{name: a[i : i + 1] for name, a in inputs.items()} for i in range(count)],
         bundle=path.absolute().name,
+        sha256=bundle.manifest.files[bundle.manifest.variants[options.variant]].sha256,
         sources=tuple(data),
     )
     return diagnose(subject, options, progress)
@@ -183,6 +186,7 @@ def diagnose(
         bundle=subject.bundle,
         model=spec.name,
         variant=options.variant,
+        sha256=subject.sha256,
         sources=subject.sources,
         samples=len(samples),
         seed=options.seed,

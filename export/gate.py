@@ -20,14 +20,13 @@ from edge_fusion.frame import RgbdFrame
 from edge_fusion.metrics import METRICS, PROTOCOLS, ImageScores, mean_absolute_difference, pool
 from edge_fusion.metrics import score as score_map
 from edge_fusion.preprocess import Inputs, prepare, saliency_map
-from edge_fusion.runtime.gates import DIFFERENCE
+from edge_fusion.runtime.gates import DIFFERENCE, exceeds
 from edge_fusion.runtime.ort import OrtSession
 from edge_fusion.runtime.source.base import StoredSource
 from edge_fusion.runtime.source.uri import open_stored
 from edge_fusion.spec import ModelSpec
 
 MOST_PAIRS = 512  # of 1.5 MB each at 256 x 256; more are thinned out evenly
-_ROUNDING = 1e-12  # as in edge_fusion.runtime.gates
 _LEAST_UNIT = 1e-3  # in which a drop beyond its limit is told, where the limit is smaller
 
 Parts = Callable[[int, int], None]
@@ -89,7 +88,7 @@ class Reading:
     @property
     def held(self) -> bool:
         """Whether every gate holds."""
-        return all(drop <= self.limits[name] + _ROUNDING for name, drop in self.drops.items())
+        return not any(exceeds(drop, self.limits[name]) for name, drop in self.drops.items())
 
     @property
     def excess(self) -> float:
@@ -109,7 +108,7 @@ class Reading:
         return ", ".join(
             f"{name} drops by {drop:.4g}, {drop - self.limits[name]:.2g} more than allowed"
             for name, drop in self.drops.items()
-            if drop > self.limits[name] + _ROUNDING
+            if exceeds(drop, self.limits[name])
         )
 
 

@@ -36,7 +36,8 @@ class StreamLook:
     Attributes:
         low: Smallest value of each channel.
         high: Largest value of each channel.
-        steps: Distance of neighbouring 8-bit levels in each channel; 0 where there are none.
+        steps: Distance of neighbouring 8-bit levels in each channel of colour; 0 where there are
+            none, and for depth, whose levels each frame or the unit of its source sets apart.
         texture: Median difference of horizontal neighbours over the standard deviation.
         spread: Mean difference between channels, after undoing mean and deviation.
         raw_spread: The same without undoing them.
@@ -54,7 +55,9 @@ class StreamLook:
     saturated: float
 
 
-def look_at(samples: Sequence[Sample], name: str, mean: Values, std: Values) -> StreamLook:
+def look_at(
+    samples: Sequence[Sample], name: str, mean: Values, std: Values, *, colour: bool
+) -> StreamLook:
     """Measure one input over all samples; ``mean`` and ``std`` are the record's, per channel."""
     stack = np.concatenate([sample[name] for sample in samples]).astype(np.float64)
     axes = (0, 2, 3)
@@ -65,7 +68,9 @@ def look_at(samples: Sequence[Sample], name: str, mean: Values, std: Values) -> 
     return StreamLook(
         low=low,
         high=high,
-        steps=np.array([_step(samples[0][name][0, c]) for c in range(stack.shape[1])]),
+        steps=np.array(
+            [_step(plane) if colour else 0.0 for plane in samples[0][name][0]], np.float64
+        ),
         texture=float(np.median(np.abs(np.diff(stack, axis=3))) / flat),
         spread=_spread(undone),
         raw_spread=_spread(stack),
@@ -115,8 +120,10 @@ def judge_inputs(
     channels = spec.depth.channels
     plain = np.full(channels, spec.depth.mean), np.full(channels, spec.depth.std)
     streams = {spec.rgb.name: colour, spec.depth.name: plain}
-    before = {name: look_at(golden, name, *record) for name, record in streams.items()}
-    now = {name: look_at(samples, name, *record) for name, record in streams.items()}
+    before, now = (
+        {n: look_at(some, n, *record, colour=n == spec.rgb.name) for n, record in streams.items()}
+        for some in (golden, samples)
+    )
     swapped = _swapped(before, now, spec)
     if swapped is not None:
         yield swapped  # every other difference follows from it

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from functools import partial
@@ -13,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from torch import nn
 
 from edge_fusion.bundle import GOLDEN_NAME, Bundle, check_destination, write_bundle
@@ -22,11 +20,9 @@ from edge_fusion.calibration.calibration_set import (
     CalibrationSet,
     load_calibration_set,
 )
-from edge_fusion.errors import FrameError, ModelError
 from edge_fusion.files import sha256_file
 from edge_fusion.manifest import Golden, Manifest, Origin, ParityRecord, QuantizationRecord
-from edge_fusion.preprocess import Inputs, activate
-from edge_fusion.runtime.ort import OrtSession
+from edge_fusion.preprocess import Inputs
 from edge_fusion.spec import ModelSpec
 from edge_fusion.target import Target
 
@@ -52,16 +48,15 @@ from .options import (
     target_of,
     weights_of,
 )
-from .parity import Runner, check_parity
 from .precision import PrecisionPolicy, plan_precision
-from .progress import Progress, quiet
+from .progress import Progress, quiet, step
+from .saliency_parity import PARITY_SAMPLES, as_saliency, parity_record, running
 from .samples import check_samples
 from .search_state import forget, state_path
 from .simplify import simplify
 from .trace import TraceOptions, torch_runner, trace
 
 GOLDEN_SAMPLES = 4
-PARITY_SAMPLES = 4
 FLAT_SPREAD = 1e-3  # trained networks have 0.1 to 0.4
 FALLBACK_GOLDEN = "demo://?frames=64&seed=1"
 #: How far another device may be from the golden outputs, mean absolute difference of saliency.
@@ -162,7 +157,7 @@ def build(options: BuildOptions, progress: Progress = quiet) -> Bundle:
         versions=_versions(),
     )
     files[GOLDEN_NAME] = make_golden(models, samples, spec)
-    with _step(progress, "bundle") as done:
+    with step(progress, "bundle") as done:
         bundle = write_bundle(options.output, manifest, files, replace=options.replace)
         done(str(options.output))
     if gate_pairs is not None:
@@ -188,7 +183,7 @@ def _gate_pairs(options: BuildOptions, spec: ModelSpec, progress: Progress) -> G
 
 def _load(options: BuildOptions, spec: ModelSpec, progress: Progress) -> Network:
     """The network with its weights, from whichever place the user named."""
-    with _step(progress, "load") as done:
+    with step(progress, "load") as done:
         if options.is_onnx:
             path = Path(options.model)
             graph = load_onnx(path, spec)
@@ -228,18 +223,18 @@ def _trace(
         graph = convert_opset(network.source, wanted)
         simplified, parity = _simplify(graph, spec, samples, progress)
         return Traced(simplified, network.origin, (parity,))
-    with _step(progress, "fold") as done:
+    with step(progress, "fold") as done:
         folded = fold(network.source)
         folds = tuple(record.summary for record in folded.folds)
         done("; ".join(folds) or "nothing to fold")
-    with _step(progress, "trace") as done:
+    with step(progress, "trace") as done:
         graph = trace(
             folded.module, spec, TraceOptions(opset_for(options, target), options.exporter)
         )
         done(f"{len(graph.graph.node)} nodes at opset {opset_of(graph)}")
-    with _running(graph) as traced:
+    with running(graph) as traced:
         torch = torch_runner(network.source, spec)
-        first = _parity("torch-onnx", torch, traced, spec, samples, progress)
+        first = parity_record("torch-onnx", torch, traced, spec, samples, progress)
     graph, second = _simplify(graph, spec, samples, progress)
     origin = network.origin.model_copy(update={"folds": folds})
     return Traced(graph, origin, (first, second))
@@ -248,11 +243,13 @@ def _trace(
 def _simplify(
     graph: onnx.ModelProto, spec: ModelSpec, samples: Sequence[Inputs], progress: Progress
 ) -> tuple[onnx.ModelProto, ParityRecord]:
-    with _step(progress, "simplify") as done:
+    with step(progress, "simplify") as done:
         result = simplify(graph)
         done(f"{result.nodes_before} to {result.nodes_after} nodes")
-    with _running(graph) as before, _running(result.model) as after:
-        return result.model, _parity("onnx-simplified", before, after, spec, samples, progress)
+    with running(graph) as before, running(result.model) as after:
+        return result.model, parity_record(
+            "onnx-simplified", before, after, spec, samples, progress
+        )
 
 
 def _quantize(
@@ -275,8 +272,8 @@ def _quantize(
         judge = Gate(gate_pairs, graph, spec, options.gates, partial(progress, "gate fp32"))
         held = hold_gate(maker, attempt, judge, HoldOptions(options.output, options.min_int8))
         attempt, gate = held.attempt, held.record
-    with _running(graph) as before, _running(attempt.model) as after:
-        parity = _parity("fp32-int8", before, after, spec, samples, progress)
+    with running(graph) as before, running(attempt.model) as after:
+        parity = parity_record("fp32-int8", before, after, spec, samples, progress)
     record = QuantizationRecord(
         options=_flat({**asdict(settings), "precision": asdict(policy)}),
         int8_nodes=attempt.result.quantized,
@@ -296,13 +293,13 @@ def _flavours(
     progress: Progress,
 ) -> BuiltFlavours:
     """The graphs that TensorRT reads: linted for it, and held against the ones they come from."""
-    with _step(progress, "flavours") as done:
+    with step(progress, "flavours") as done:
         built = build_flavours(
             variants,
             options.precision,
             target,
             samples,
-            judged_as=lambda runner: _saliency(runner, spec),
+            judged_as=lambda runner: as_saliency(runner, spec),
         )
         name = f"{target.flavour}.{options.precision}"
         found = built.flavours[name].parity.to_reference
@@ -318,8 +315,8 @@ def _flat_output(
     graph: onnx.ModelProto, spec: ModelSpec, samples: Sequence[Inputs]
 ) -> tuple[str, ...]:
     """A remark where the network says the same of every pixel: then agreement proves nothing."""
-    with _running(graph) as run:
-        outputs = [_saliency(run, spec)(sample) for sample in samples[:PARITY_SAMPLES]]
+    with running(graph) as run:
+        outputs = [as_saliency(run, spec)(sample) for sample in samples[:PARITY_SAMPLES]]
     spread = float(np.std([output[spec.output.name] for output in outputs]))
     if spread >= FLAT_SPREAD:
         return ()
@@ -328,56 +325,6 @@ def _flat_output(
         f"{spread:.1e}), so the agreement of its forms proves little; are the weights trained, "
         "and for these inputs?",
     )
-
-
-def _parity(
-    name: str,
-    reference: Runner,
-    candidate: Runner,
-    spec: ModelSpec,
-    samples: Sequence[Inputs],
-    progress: Progress,
-) -> ParityRecord:
-    """Hold one form against the last, as saliency: logits have no scale to judge by."""
-    with _step(progress, name) as done:
-        report = check_parity(
-            name, _saliency(reference, spec), _saliency(candidate, spec), samples[:PARITY_SAMPLES]
-        )
-        found = report.difference
-        done(f"mean {found.mean_abs:.1e}, max {found.max_abs:.1e}")
-    bounds = (("mean", report.tolerance.mean_abs), ("max", report.tolerance.max_abs))
-    return ParityRecord(
-        name=name,
-        mean_abs=found.mean_abs,
-        max_abs=found.max_abs,
-        tolerance=" and ".join(f"{label} <= {bound:g}" for label, bound in bounds if bound),
-        samples=report.samples,
-    )
-
-
-def _saliency(runner: Runner, spec: ModelSpec) -> Runner:
-    def run(inputs: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
-        try:
-            return {spec.output.name: activate(runner(inputs)[spec.output.name], spec)}
-        except FrameError as err:
-            raise ModelError(
-                f"model {spec.name}: {err.what}", expected=err.expected, got=err.got, cure=err.cure
-            ) from err
-
-    return run
-
-
-@contextmanager
-def _running(graph: onnx.ModelProto) -> Iterator[Runner]:
-    with OrtSession(graph.SerializeToString()) as session:
-        yield session.run
-
-
-@contextmanager
-def _step(progress: Progress, name: str) -> Iterator[Callable[[str], None]]:
-    """Report a step of unknown length; call what is yielded with its outcome to finish it."""
-    progress(name, 0, 0)
-    yield lambda detail: progress(name, 1, 1, detail)
 
 
 def _file_name(variant: str) -> str:

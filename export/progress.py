@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 
@@ -15,3 +17,10 @@ class Progress(Protocol):
 
 def quiet(step: str, done: int, total: int, detail: str = "") -> None:
     """Report nothing."""
+
+
+@contextmanager
+def step(progress: Progress, name: str) -> Iterator[Callable[[str], None]]:
+    """Report a step of unknown length; call what is yielded with its outcome to finish it."""
+    progress(name, 0, 0)
+    yield lambda detail: progress(name, 1, 1, detail)

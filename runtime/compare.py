@@ -123,6 +123,19 @@ def compare_bundle(
     return compare(bundle, [open_stored(uri) for uri in data], options, progress)
 
 
+def candidates_of(path: Path, options: CompareOptions) -> tuple[Candidate, ...]:
+    """What would be compared: found, but not opened.
+
+    Args:
+        path: A bundle's folder or ``.tar``.
+        options: What to compare.
+
+    Raises:
+        BundleError: A bundle is missing or damaged; as InputError and SessionError, a variant.
+    """
+    return resolve(parse_variants(options.variants), Bundle.read(path), options.backend)
+
+
 def compare(
     bundle: Bundle,
     sources: Sequence[StoredSource],

@@ -167,7 +167,7 @@ class StageTimes(Record):
 
 
 class Speedup(Record):
-    """Another one's median over the variant's; the ends are null where one round cannot tell."""
+    """Another one's median over the variant's; the ends are null for too few rounds."""
 
     ratio: float
     low: float | None

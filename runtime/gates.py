@@ -11,6 +11,8 @@ from edge_fusion.errors import GateError, InputError
 from edge_fusion.metrics import METRICS, PROTOCOLS, worsening
 
 from .comparison import Comparison
+from .intervals import LEAST_ROUNDS
+from .latency import BLOCK
 
 DIFFERENCE = "difference"  # mean absolute difference to the reference; needs no masks
 GATED: tuple[str, ...] = (*METRICS, DIFFERENCE)
@@ -116,6 +118,36 @@ def _limits(option: str, texts: Sequence[str]) -> dict[str, float]:
     return limits
 
 
+def check_judgeable(gates: Gates, repeats: int) -> None:
+    """Find out before the measuring that what is to be measured can meet the gates.
+
+    Args:
+        gates: What must hold.
+        repeats: Timed runs of each variant.
+
+    Raises:
+        InputError: A gate on speed, and too few runs for an interval.
+    """
+    if gates.min_speedup and -(-repeats // BLOCK) < LEAST_ROUNDS:
+        least = (LEAST_ROUNDS - 1) * BLOCK + 1
+        raise InputError(
+            f"gate --min-speedup {next(iter(gates.min_speedup.values())):g} cannot be judged",
+            expected=f"{least} timed runs or more, enough for an interval",
+            got=str(repeats),
+            cure=f"measure more: --repeats {LEAST_ROUNDS * BLOCK}",
+        )
+
+
+def exceeds(drop: float, limit: float) -> bool:
+    """Whether a drop is beyond its limit by more than sums of floating-point numbers err.
+
+    Example:
+        >>> exceeds(0.1 + 0.2, 0.3), exceeds(0.31, 0.3)
+        (False, True)
+    """
+    return drop > limit + _ROUNDING
+
+
 def check_gates(comparison: Comparison, gates: Gates) -> None:
     """Hold a comparison against gates.
 
@@ -175,7 +207,7 @@ def _drops(comparison: Comparison, gates: Gates) -> Iterator[_Found]:
                 continue
             where, reference, value, higher = reading
             drop = worsening(reference, value, higher)
-            if drop > limit + _ROUNDING:
+            if exceeds(drop, limit):
                 yield _Miss(
                     f"gate --max-drop {name}={limit:g} is missed by {where}",
                     f"a drop of at most {limit:g}",
@@ -190,7 +222,7 @@ def _shortfalls(comparison: Comparison, gates: Gates) -> Iterator[_Found]:
                 yield reading
                 continue
             where, _, value, higher = reading
-            if worsening(limit, value, higher) > _ROUNDING:
+            if exceeds(worsening(limit, value, higher), 0):
                 yield _Miss(
                     f"gate --require {name}={limit:g} is missed by {where}",
                     f"at {'least' if higher else 'most'} {limit:g}",
@@ -230,7 +262,7 @@ def _speed(comparison: Comparison, variant: str, limit: float, as_it_ran: bool) 
     latency = comparison.latency
     speedup = latency.speedups.get(variant) if latency is not None else None
     if speedup is None or speedup.low is None:
-        why = "latency was left out" if speedup is None else "one round has no interval"
+        why = "latency was left out" if speedup is None else "too few rounds for an interval"
         yield _Unjudged(f"{gate} cannot be judged for {variant}: {why}", "measure more runs")
         return
     literal = next(
@@ -242,7 +274,7 @@ def _speed(comparison: Comparison, variant: str, limit: float, as_it_ran: bool) 
             f"arithmetic ({comparison.about[literal].arithmetic.text}), so its time says nothing",
             "compare engines on the device (--backend trt), or ask for it with --speed-as-it-ran",
         )
-    elif speedup.low < limit - _ROUNDING:
+    elif exceeds(limit, speedup.low):
         yield _Miss(
             f"{gate} is missed by {variant}",
             f"{limit:g} or more at the lower end of the 95 % interval",

@@ -63,7 +63,7 @@ class Speedup:
 
     Attributes:
         ratio: The other's median over the variant's.
-        low: Lower end of its 95 % interval; None where one round cannot tell.
+        low: Lower end of its 95 % interval; None where the rounds are too few to tell.
         high: Upper end.
     """
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from edge_fusion.diagnosis import MOST_DB, Diagnosis, LayerError
+from edge_fusion.errors import InputError
 from edge_fusion.manifest import Manifest
 
+from .candidates import Candidate
 from .plots import layer_errors
 from .report_tables import Cell, Row
 
@@ -38,6 +40,29 @@ class LayerTable:
     worst: tuple[Row, ...]
     others: tuple[Row, ...]
     drawing: str
+
+
+def check_diagnosed(diagnosis: Diagnosis, candidates: Sequence[Candidate]) -> None:
+    """Insist that a diagnosis is of something that is compared.
+
+    Raises:
+        InputError: It is of another model, or of another graph than any of these.
+    """
+    cure = "diagnose what is compared: edge-fusion diagnose BUNDLE --data SET --json FILE"
+    models = dict.fromkeys(one.spec.name for one in candidates)
+    if diagnosis.model not in models:
+        raise InputError(
+            "the diagnosis is of another model",
+            expected=" or ".join(models),
+            got=diagnosis.model,
+            cure=cure,
+        )
+    if diagnosis.sha256 and diagnosis.sha256 not in {one.sha256 for one in candidates}:
+        raise InputError(
+            f"the diagnosis is of no graph that is compared, but of {diagnosis.variant} of another "
+            f"bundle, then called '{diagnosis.bundle}'",
+            cure=cure,
+        )
 
 
 def layer_table(diagnosis: Diagnosis) -> LayerTable:

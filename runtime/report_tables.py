@@ -251,7 +251,7 @@ def tiles(comparison: Comparison, variant: str) -> list[Row]:
         one = latency.speedups[variant]
         literal = "latency ratio, not of INT8 arithmetic"
         label = literal if not latency.arithmetic.integer else "times as fast"
-        interval = "no interval from one round"
+        interval = "no interval from so few rounds"
         if one.low is not None and one.high is not None:
             interval = f"{_SURE}: {one.low:.2f} to {one.high:.2f}"
         found.append(Row(label, (Cell(f"{one.ratio:.2f}{_TIMES}", interval),)))

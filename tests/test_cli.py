@@ -193,6 +193,13 @@ def test_a_flipped_byte_is_found_before_anything_runs(tiny_bundle: Bundle) -> No
         (("run", "{bundle}", DEMO, "--variant", "fp16"), "can only run as a TensorRT engine"),
         (("run", "{bundle}", DEMO, "--backend", "tpu"), "no such backend"),
         (("build", "m", "-o", "{bundle}"), "already holds a bundle.*--force"),
+        (("compare", "{bundle}", "--data", DEMO, "--html", "no/r.html"), "in an existing folder"),
+        (("compare", "{bundle}", "--data", DEMO, "--html", "/proc/r.html"), "cannot write the rep"),
+        (("compare", "{bundle}", "--data", DEMO, "--json", "/proc/r.json"), "cannot write the JSO"),
+        (
+            ("compare", "{bundle}", "--data", DEMO, "--repeats", "5", "--min-speedup", "1"),
+            "cannot be judged: expected 26 timed runs",
+        ),
     ],
 )
 def test_bad_input_is_one_readable_message(

@@ -7,6 +7,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from edge_fusion.export.isolate import quantizable
+
 Sample = dict[str, NDArray[np.float32]]
 UINT8_SCALE = 127 / 255  # a uint8 scale left in place where the graph says int8
 
@@ -38,6 +40,7 @@ def activation_quantizers(
     model: onnx.ModelProto, layer: str
 ) -> tuple[onnx.NodeProto, onnx.NodeProto]:
     """The Q and the DQ in front of a layer's first input, behind movers or not."""
+    assert layer in quantizable(model), f"'{layer}' is not INT8: no fault can be planted there"
     node = node_named(model, layer)
     while node.op_type != "DequantizeLinear":
         node = maker(model, node.input[0])

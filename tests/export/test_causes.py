@@ -105,7 +105,7 @@ def test_cutting_off_outliers_on_purpose_is_no_clipping() -> None:
 
 
 def weight(**changed: object) -> WeightUse:
-    use = WeightUse("layer", "w", np.ones(4), 1e-4, 1e-4, np.ones(4))
+    use = WeightUse("layer", "w", np.ones(4), 1e-4, np.ones(4))
     return replace(use, **changed)
 
 

@@ -15,6 +15,10 @@ from edge_fusion.export.input_causes import judge_inputs
 from edge_fusion.export.legalise import legalise
 from edge_fusion.export.precision import PrecisionPolicy, plan_precision
 from edge_fusion.export.quantize import quantize
+from edge_fusion.export.samples import Sample
+from edge_fusion.frame import RgbdFrame
+from edge_fusion.preprocess import prepare
+from edge_fusion.spec import DepthSpec
 from tests.export import faults
 
 ONE = DiagnoseOptions(threads=1)
@@ -164,6 +168,19 @@ def test_other_scenes_are_no_fault_of_the_inputs(tiny, golden) -> None:
     for uri in ("demo://?frames=4&seed=20", "demo://?frames=4&seed=21&size=80x60"):
         others = load_samples([uri], tiny.SPEC, ONE)
         assert list(judge_inputs(golden, others, tiny.SPEC)) == []
+
+
+def test_depth_in_8_bits_is_stretched_by_each_frame_and_no_fault(tiny) -> None:
+    """Sets of relative depth: the same preprocessing makes levels of other distances."""
+    rng = np.random.default_rng(0)
+    spec = DepthSpec(scale_to_m=None, larger_is="nearer")
+
+    def sample(levels: int) -> Sample:
+        colour = rng.integers(0, 256, (48, 64, 3), dtype=np.uint8)
+        near = np.broadcast_to(np.linspace(1, levels, 48)[:, None], (48, 64)).astype(np.uint8)
+        return prepare(RgbdFrame(colour, near, spec, id=str(levels)), tiny.SPEC)
+
+    assert list(judge_inputs([sample(250)], [sample(120)], tiny.SPEC)) == []
 
 
 def test_depth_of_the_other_polarity_is_named(tiny, golden, pairs) -> None:

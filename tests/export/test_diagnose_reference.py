@@ -53,9 +53,9 @@ def test_the_reference_model_is_not_accused(subject: Subject) -> None:
 @pytest.mark.parametrize(
     ("cause", "layer", "factor"),
     [
-        ("uint8_as_int8", "host.rgb_encoder.features.2.conv.1.0/Conv", faults.UINT8_SCALE),
+        ("uint8_as_int8", "host.rgb_encoder.features.4.conv.1.0/Conv", faults.UINT8_SCALE),
         ("wide_range", "host.depth_encoder.features.9.conv.0.0/Conv", 8),
-        ("clipping", "host.decoder.stages.0.1.0.0/Conv", 1 / 8),
+        ("clipping", "host.decoder.stages.1.1.0.0/Conv", 1 / 8),
     ],
 )
 def test_a_planted_fault_is_named(subject: Subject, cause: str, layer: str, factor: float) -> None:

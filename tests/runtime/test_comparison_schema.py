@@ -14,6 +14,7 @@ from edge_fusion.runtime.comparison_schema import (
     published_schema,
 )
 from edge_fusion.runtime.energy import Energy
+from edge_fusion.runtime.intervals import LEAST_ROUNDS
 from edge_fusion.runtime.latency import BLOCK
 from edge_fusion.runtime.memory_probe import Memory
 
@@ -22,13 +23,13 @@ CASES = {
     "no masks": {"mask": False},
     "one pair": {"pairs": 1},
     "no latency": {"repeats": 0},
-    "one round": {"repeats": BLOCK},
+    "too few rounds": {"repeats": BLOCK},
 }
 
 
 @pytest.fixture
 def make(make_bundle, make_source, opener):
-    def made(pairs=3, mask=True, repeats=2 * BLOCK):
+    def made(pairs=3, mask=True, repeats=LEAST_ROUNDS * BLOCK):
         options = CompareOptions(
             ("fp32", "int8", "again=fp32"), warmup=1, repeats=repeats, memory=False
         )

@@ -9,7 +9,7 @@ import pytest
 
 from edge_fusion.errors import GateError, InputError
 from edge_fusion.runtime.compare import CompareOptions, compare
-from edge_fusion.runtime.gates import check_gates, parse_gates
+from edge_fusion.runtime.gates import check_gates, check_judgeable, parse_gates
 from edge_fusion.runtime.latency import BLOCK, Arithmetic, Latency, Speedup
 
 CORES = Arithmetic("TensorRT INT8 tensor cores", integer=True)
@@ -91,7 +91,7 @@ def test_a_missed_gate_is_named_before_one_that_cannot_be_judged(make):
     ("change", "why"),
     [
         ({"latency": None}, "latency was left out"),
-        ({"speedups": {"fp16": Speedup(2, None, None)}}, "one round has no interval"),
+        ({"speedups": {"fp16": Speedup(2, None, None)}}, "too few rounds for an interval"),
     ],
 )
 def test_what_was_not_measured_is_not_judged(make, change, why):
@@ -128,3 +128,12 @@ def test_masks_without_an_object_judge_no_metric(make):
     blind = replace(found.pooled, scores={}, changes={}, empty_masks=2)
     with pytest.raises(InputError, match="no pair has a mask with an object"):
         check_gates(replace(found, pooled=blind), parse_gates(["mae=0.1"]))
+
+
+@pytest.mark.parametrize("repeats", [0, 25])
+def test_a_gate_on_speed_that_so_few_runs_cannot_judge_is_refused_before_the_measuring(repeats):
+    gates = parse_gates(min_speedup=["1.2"])
+    with pytest.raises(InputError, match=r"--min-speedup 1.2 .*26 timed runs.*--repeats 30"):
+        check_judgeable(gates, repeats)
+    check_judgeable(gates, 26)
+    check_judgeable(parse_gates(["mae=0.1"]), repeats)

@@ -15,7 +15,7 @@ import pytest
 from edge_fusion.diagnosis import Diagnosis, Finding, LayerError, Revert
 from edge_fusion.errors import InputError, MissingDependencyError, OutputError
 from edge_fusion.manifest import FlavourRecord, QuantizationRecord
-from edge_fusion.runtime.compare import CompareOptions, compare
+from edge_fusion.runtime.compare import CompareOptions, candidates_of, compare
 from edge_fusion.runtime.comparison import Comparison, VariantCost
 from edge_fusion.runtime.energy import Energy
 from edge_fusion.runtime.latency import Arithmetic, Latency, Speedup, StageTimes
@@ -23,6 +23,7 @@ from edge_fusion.runtime.machine import Moment
 from edge_fusion.runtime.memory_probe import Memory
 from edge_fusion.runtime.panels import Panel, Picture
 from edge_fusion.runtime.report import check_page, manifests_of, write_html
+from edge_fusion.runtime.report_layers import check_diagnosed
 
 INTEGER = Arithmetic("TensorRT INT8 tensor cores", integer=True)
 LITERAL = Arithmetic("Q/DQ run literally in float", integer=False)
@@ -378,6 +379,17 @@ class TestCheckPage:
         path = tmp_path / "diagnosis.json"
         path.write_text(diagnosed().model_dump_json())
         assert check_page(tmp_path / "report.html", path) == diagnosed()
+
+    def test_a_diagnosis_of_something_else_is_refused(self, make_bundle):
+        bundle = make_bundle()
+        found = candidates_of(bundle.path, CompareOptions(backend="ort"))
+        check_diagnosed(diagnosed(), found)
+        known = bundle.manifest.files["model.int8.onnx"].sha256
+        check_diagnosed(diagnosed().model_copy(update={"sha256": known}), found)
+        with pytest.raises(InputError, match=r"another model: expected tiny, got other;.*diagnose"):
+            check_diagnosed(diagnosed().model_copy(update={"model": "other"}), found)
+        with pytest.raises(InputError, match="int8 of another bundle, then called 'bundle'"):
+            check_diagnosed(diagnosed().model_copy(update={"sha256": "0" * 64}), found)
 
     def test_neither_is_fine(self):
         assert check_page(None, None) is None

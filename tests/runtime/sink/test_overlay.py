@@ -12,13 +12,13 @@ from edge_fusion.runtime.sink import overlay
 from edge_fusion.runtime.sink.overlay import OverlayStyle, colour_depth, depth_inset, draw_overlay
 from edge_fusion.spec import DepthSpec
 
-STYLE = OverlayStyle(background=0.5, foreground=0.8, tint=(40, 60, 0), outline=(255, 255, 255))
+STYLE = OverlayStyle(tint=(40, 60, 0), outline=(255, 255, 255))
 
 
 def expected(rgb: np.ndarray, saliency: np.ndarray) -> np.ndarray:
     """What the style says, in plain floating point, without outline."""
     share = saliency[..., None]
-    gain = STYLE.background + (STYLE.foreground - STYLE.background) * share
+    gain = 0.5 + 0.25 * share
     return np.clip(rgb[..., ::-1] * gain + np.array(STYLE.tint) * share, 0, 255)
 
 
