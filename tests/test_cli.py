@@ -43,18 +43,22 @@ def start(*arguments: object) -> subprocess.Popen[str]:
     )
 
 
-def test_help_names_every_command_and_is_quick() -> None:
-    durations = []
-    for _ in range(5):
-        before = time.perf_counter()
-        done = start("--help")
-        text, _ = done.communicate()
-        durations.append(time.perf_counter() - before)
+def test_help_names_every_command() -> None:
+    done = start("--help")
+    text, _ = done.communicate()
     assert done.returncode == 0
     assert all(command in text for command in COMMANDS)
     assert "Exit status" in text
-    # 0.2 s on an idle machine
-    assert min(durations) < 0.5
+
+
+def test_help_is_quick_because_it_loads_nothing_that_computes() -> None:
+    code = "import sys, edge_fusion.__main__; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert "typer" in loaded
+    assert not loaded & {
+        "cv2", "jinja2", "matplotlib", "nncf", "numpy", "onnx", "onnxruntime", "pydantic", "torch"
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -52,13 +52,13 @@ def test_bundles_and_files_mix_and_the_json_meets_its_schema(
         (("--min-speedup", "999", "--speed-as-it-ran"), 1, "speedup 999 is missed by int8"),
         (("--min-speedup", "999", "--require", "iou=1"), 1, "iou=1 is missed.*cannot be judged"),
         (("--min-speedup", "int9=1.1"), 2, "expected int8, got 'int9'"),
-        (("--repeats", "0", "--min-speedup", "1.1"), 2, "latency was left out"),
+        (("--repeats", "0", "--min-speedup", "1.1"), 2, "26 timed runs or more.*got 0"),
     ],
 )
 def test_gates_on_speed(
     tiny_bundle: Bundle, no_children: None, options: tuple[str, ...], code: int, complaint: str
 ) -> None:
-    result = invoke("compare", tiny_bundle.path, *QUICK, *options)
+    result = invoke("compare", tiny_bundle.path, *QUICK, "--repeats", "30", *options)
     assert result.exit_code == code, result.output
     assert re.search(complaint, " ".join(result.output.split()))
     assert "Traceback" not in result.output

@@ -58,7 +58,8 @@ def test_the_readme_shows_every_job() -> None:
 
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
 def test_every_option_it_shows_exists(words: list[str]) -> None:
-    usage = CliRunner().invoke(app, [words[0], "--help"], env={"COLUMNS": "200"}).output
+    command = words[:2] if words[0] == "calib" else words[:1]
+    usage = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "200"}).output
     for word in words:
         if word.startswith("-") and word != "-":
             assert word in usage

@@ -182,10 +182,10 @@ class TestLatency:
             "int8": SleepySession(clock, 2_000_000),
         }
         spec = make_bundle().manifest.model
-        found = measure_latency(sessions, make_source(2).items, spec, warmup=3, repeats=12)
+        found = measure_latency(sessions, make_source(2).items, spec, warmup=3, repeats=27)
         assert found.summaries["fp32"].p50_ms == 8
         assert found.summaries["int8"].p99_ms == 2
-        assert found.summaries["int8"].n == 15  # 12, in whole blocks of five
+        assert found.summaries["int8"].n == 30  # 27, in whole blocks of five
         speedup = found.speedups["int8"]
         assert (speedup.ratio, speedup.low, speedup.high) == (4, 4, 4)
 

@@ -247,7 +247,7 @@ def test_no_8_bit_arithmetic_is_claimed_where_no_int8_ran(tiny_bundle, add_engin
 def test_compare_mixes_backends_and_says_so(tiny_bundle, add_engine) -> None:
     records = {precision: add_engine(precision) for precision in ("fp16", "int8")}
     variants = ("ort:fp32", "trt:fp16", "trt:int8", "ort:int8")
-    options = CompareOptions(variants=variants, memory=False, repeats=10, warmup=1, energy_s=0)
+    options = CompareOptions(variants=variants, memory=False, repeats=30, warmup=1, energy_s=0)
     found = compare(tiny_bundle, [DemoSource(frames=2, width=64, height=48)], options)
     assert found.backend == "ort, trt"
     assert {label: one.arithmetic.integer for label, one in found.about.items()} == {
