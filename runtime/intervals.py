@@ -4,7 +4,9 @@ Two variants see the same images and take turns under the same clocks.  So image
 drawn with replacement and both variants keep what they got on each: what is common to both cancels
 (the percentile bootstrap; Efron and Tibshirani 1993, chapter 13).  Of few images or rounds that
 interval is too narrow, so its percentiles lie farther out the fewer there are (Hesterberg, "What
-Teachers Should Know about the Bootstrap", 2015, expanded percentile interval).
+Teachers Should Know about the Bootstrap", 2015, expanded percentile interval).  Of very few no
+resample lies as far out as chance may: there the resamples give the standard error, and Student's
+t how many of them to either side (Efron and Tibshirani 1993, chapter 12).
 """
 
 from __future__ import annotations
@@ -23,10 +25,13 @@ Array = NDArray[np.float64]
 RESAMPLES = 2000
 #: Fewer images than this tell nothing about their spread.
 LEAST_SAMPLES = 2
-#: Fewer rounds than this claim no speed: of two equal variants one wins all of 5 rounds in 1 case
-#: of 16, all of 6 in 1 of 32.
-LEAST_ROUNDS = 6
+#: Percentiles of fewer than this are no 95 % interval: one of two equal variants wins all of 5 in 1
+#: case of 16, all of 6 in 1 of 32.
+_FEW = 6
+#: Fewer rounds than this claim no speed: times are not normal, as Student's t would have them.
+LEAST_ROUNDS = _FEW
 _OUTSIDE = 0.025  # at either end
+_STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571)
 _CHUNK = 250  # resamples at a time: with 5000 images their weights take 10 MB
 _SEED = 0
 
@@ -103,38 +108,40 @@ def paired_interval(
 
 
 def interval_of(values: Array, samples: int) -> Interval:
-    """The interval between the outer percentiles of resampled values.
+    """The interval of a figure whose values in resamples are known.
+
+    Between their outer percentiles; of very few images by their standard error.
 
     Args:
         values: A figure in every resample.
         samples: How many images or rounds were resampled; at least :data:`LEAST_SAMPLES`.
     """
-    outside = 100 * _outside(samples)
+    errors = _errors(samples)
+    if samples < _FEW:
+        centre, reach = float(values.mean()), errors * float(values.std())
+        return Interval(centre - reach, centre + reach)
+    outside = 100 * NormalDist().cdf(-errors)
     low, high = np.percentile(values, (outside, 100 - outside))
     return Interval(float(low), float(high))
 
 
-def _outside(samples: int) -> float:
-    """Share of the resamples to leave out at either end, 0..0.025.
+def _errors(samples: int) -> float:
+    """How many standard deviations of resamples an interval reaches to either side.
 
     Resamples spread as if divided by n, not n - 1, and a normal's ends are not Student's.
     """
-    normal = NormalDist()
-    return normal.cdf(-sqrt(samples / (samples - 1)) * _student(samples - 1))
+    return sqrt(samples / (samples - 1)) * _student(samples - 1)
 
 
 def _student(freedom: int) -> float:
-    """The outer quantile of Student's t (Abramowitz and Stegun 1964, 26.7.5).
+    """The outer quantile of Student's t: tabled, from six degrees of freedom on by its expansion.
 
-    Some percent off at five degrees of freedom and more; below three it is too small, where no
-    resample lies that far out anyway.
+    (Abramowitz and Stegun 1964, 26.7.5.)
     """
+    if freedom <= len(_STUDENT):
+        return _STUDENT[freedom - 1]
     z = NormalDist().inv_cdf(1 - _OUTSIDE)
-    terms = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-    )
+    terms = ((z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96)
     return z + sum(term / float(freedom) ** power for power, term in enumerate(terms, start=1))
 
 

@@ -25,6 +25,7 @@ _ROW = 62  # height of one variant's row, in a drawing's units
 _LOGARITHMIC = 6  # times between the fastest and the slowest from which an axis is logarithmic
 _PERCENTILES = ((50, "-"), (90, (0, (4, 2))), (99, (0, (1, 1.6))))
 _MOST_POINTS = 300
+_LEAST_SPAN = 0.002  # of a metric's axis: less is no difference, and needs ticks too long to show
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,9 @@ def tradeoff(name: str, title: str, metric: str, points: Sequence[Point]) -> str
         _log_if_wide(axes, [one.ms for one in points])
         axes.margins(0.18)
         axes.autoscale_view()
+        low, high = axes.get_ylim()
+        spare = max(0.0, _LEAST_SPAN - (high - low)) / 2
+        axes.set_ylim(low - spare, high + spare)
         label_axes(axes, "latency p50, ms", metric)
 
     return draw_svg(name, title, draw)

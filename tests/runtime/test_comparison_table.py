@@ -11,6 +11,7 @@ from edge_fusion.runtime.compare import CompareOptions, compare
 from edge_fusion.runtime.comparison import Comparison, VariantCost
 from edge_fusion.runtime.comparison_table import notes_table, terminal_table
 from edge_fusion.runtime.energy import Energy
+from edge_fusion.runtime.intervals import LEAST_ROUNDS
 from edge_fusion.runtime.latency import BLOCK, Arithmetic
 from edge_fusion.runtime.memory_probe import Memory
 
@@ -22,9 +23,13 @@ FOUR = ("fp32", "fp16", "int8", "older=int8")
 def make(make_bundle, make_source, opener):
     def made(*variants: str, pairs: int = 3, mask: bool = True, **gains: float) -> Comparison:
         options = CompareOptions(
-            variants or ("fp32", "int8"), "fake", warmup=1, repeats=2 * BLOCK, memory=False,
+            variants or ("fp32", "int8"),
+            "fake",
+            warmup=1,
+            repeats=LEAST_ROUNDS * BLOCK,
+            memory=False,
             arithmetic=CORES,
-        )  # fmt: skip
+        )
         return compare(
             make_bundle(dict.fromkeys(("fp32", "fp16", "int8"), b"m" * 1000)),
             [make_source(pairs, mask=mask)],

@@ -48,7 +48,9 @@ def test_the_peak_is_that_of_the_averaged_curve():
     """Two images peak at different thresholds: the mean of the peaks would be 1."""
     before, after = np.eye(2), np.zeros((2, 2))
     found = peak_change_interval(before, after)
-    assert (found.low, found.high) == (-1, -0.5)  # one image twice; one of each
+    # One image twice, or one of each: -1 or -0.5, as often.  One degree of freedom: t is 12.706.
+    reach = 12.706 * np.sqrt(2) * 0.25
+    assert (found.low, found.high) == pytest.approx((-0.75 - reach, -0.75 + reach), rel=0.05)
 
 
 def test_an_interval_ends_at_the_outer_percentiles():
@@ -65,11 +67,11 @@ def test_few_samples_make_an_interval_as_wide_as_students(samples, wider):
     assert found.low == pytest.approx(-found.high, rel=0.02)
 
 
-@pytest.mark.parametrize("images", [5, 9])
-def test_means_of_few_images_lie_in_their_interval_nine_times_in_ten(images):
+@pytest.mark.parametrize("images", [2, 3, 5, 9])
+def test_means_of_few_images_lie_in_their_interval_19_times_in_20(images):
     rng = np.random.default_rng(6)
     (*found,) = mean_intervals(rng.normal(0, 1, (images, 400)))
-    assert sum(one.holds(0) for one in found) >= 360
+    assert sum(one.holds(0) for one in found) >= 370
 
 
 def test_five_rounds_claim_no_speed():

@@ -25,6 +25,16 @@ def drawn_tradeoff(metric: str = "MAE") -> str:
     )
 
 
+class TestTradeoff:
+    def test_what_is_next_to_equal_has_ticks_short_enough_to_be_seen(self):
+        points = [plots.Point(20.0, None, value, None) for value in (0.020495, 0.020487)]
+        ticks = [
+            text for text in texts(plots.tradeoff("t", "title", "MAE", points)) if "0.02" in text
+        ]
+        assert ticks
+        assert max(map(len, ticks)) <= len("0.0205")
+
+
 class TestDrawing:
     def test_colours_are_left_to_the_page(self):
         svg = plots.curves("c", "title", ("x", "y"), [LINE, LINE, LINE])
